@@ -1,0 +1,32 @@
+# Every target makes what it needs: a virtual environment in VENV (default .venv) with the project and its tools.
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help install quickstart test check soak
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## virtual environment with everything; VENV=DIR names another than .venv
+
+$(STAMP): pyproject.toml .ci/install
+	.ci/install $(VENV)
+	@touch $@
+
+quickstart: $(STAMP) ## SFT, then GRPO, on the synthetic world: about 10 minutes on two cores
+	rex-rl train configs/quickstart.yaml
+
+test: $(STAMP) ## unit tests and tests with real engines
+	pytest
+
+check: $(STAMP) ## format, lint, types, layers
+	ruff format --check .
+	ruff check .
+	mypy
+	pytest tests/test_layers.py
+
+soak: $(STAMP) ## the long tests
+	pytest -m soak --timeout 0

@@ -1,0 +1,163 @@
+"""The actors of one run: started together, reached through the handles of pools.py, ended together."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.engine import EngineOptions
+from actors.learner import LearnerRank, Seat
+from actors.placement import plan_actors, require_placeable
+from actors.pools import ObjectStoreSync, RayLearner, RayRewardPool, RayRolloutPool
+from actors.reward import RewardWorker
+from actors.rollout import RolloutWorker
+from rewards.compose import RewardWeights
+from rex_rl.config import Config
+from rex_rl.errors import PlacementError
+
+STATUS_THREADS = 4
+"""Room in a rollout worker for calls beside the prompts it answers: weight updates, status."""
+LOCAL_OBJECT_STORE_BYTES = 2**30
+
+
+class Cluster:
+    """Learner ranks, rollout workers and reward workers of a run, ready to work."""
+
+    def __init__(self, config: Config, model_folder: str, *, roles: Sequence[str]) -> None:
+        self._config, self._model_folder = config, model_folder
+        self._actors: list[ActorHandle] = []
+        workers = {f"rollout-{i}": self._rollout_worker(f"rollout-{i}") for i in range(config.rollout.num_workers)}
+        ranks = self._learner_ranks() if "learner" in roles else []
+        rewards = self._reward_workers() if "reward" in roles else []
+        self._wait_ready([*workers.values(), *rewards])
+        self.rollouts = RayRolloutPool(workers)
+        self.rewards = RayRewardPool(rewards)
+        self.learner = RayLearner(ranks, config.learner)
+        self.sync = ObjectStoreSync(self.learner, self.rollouts, timeout_s=config.rollout.sync_timeout_s)
+
+    def serve_folder(self) -> None:
+        """Let the rollout workers answer with the weights of their model folder: no learner publishes others."""
+        ray.get([worker.serve_folder.remote() for worker in self.rollouts.workers.values()])
+
+    def close(self) -> None:
+        """End every actor of this run and leave the cluster; one started here ends with it."""
+        for actor in self._actors:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(actor)
+        ray.shutdown()
+
+    def _start(self, kind: type, *args: Any, **kwargs: Any) -> ActorHandle:
+        options = kwargs.pop("options")
+        actor = ray.remote(kind).options(**options).remote(*args, **kwargs)
+        self._actors.append(actor)
+        return actor
+
+    def _rollout_worker(self, name: str) -> ActorHandle:
+        rollout = self._config.rollout
+        groups_in_flight = self._config.grpo.prompts_per_step * (self._config.grpo.max_staleness + 1)
+        return self._start(
+            RolloutWorker,
+            name,
+            engine_options(self._config, self._model_folder),
+            mask_tokens=self._config.grpo.token_mask == "specials",
+            options={
+                "num_cpus": rollout.num_cpus,
+                "num_gpus": rollout.num_gpus,
+                "max_concurrency": max(groups_in_flight, self._config.evaluation.num_images) + STATUS_THREADS,
+                "runtime_env": _threads(rollout.threads),
+            },
+        )
+
+    def _learner_ranks(self) -> list[ActorHandle]:
+        learner = self._config.learner
+        ranks = [
+            self._start(
+                LearnerRank,
+                learner,
+                bfloat16=self._config.model.dtype == "bfloat16",
+                options={
+                    "num_cpus": learner.num_cpus,
+                    "num_gpus": learner.num_gpus,
+                    "runtime_env": _threads(learner.threads),
+                },
+            )
+            for _ in range(learner.num_ranks)
+        ]
+        address, port = ray.get(ranks[0].meeting_point.remote())
+        on_gpu = learner.num_gpus > 0
+        backend = learner.backend if learner.backend != "auto" else ("nccl" if on_gpu else "gloo")
+        seats = [
+            Seat(
+                rank=rank,
+                num_ranks=learner.num_ranks,
+                address=address,
+                port=port,
+                on_gpu=on_gpu,
+                backend=backend,
+                threads=learner.threads,
+            )
+            for rank in range(learner.num_ranks)
+        ]
+        ray.get([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)])
+        return ranks
+
+    def _reward_workers(self) -> list[ActorHandle]:
+        reward = self._config.reward
+        return [
+            self._start(
+                RewardWorker,
+                self._model_folder,
+                name=reward.name,
+                weights=RewardWeights(**reward.weights.model_dump()),
+                credit=self._config.grpo.advantage.gains,
+                options={"num_cpus": self._config.reward_workers.num_cpus, "runtime_env": _threads(1)},
+            )
+            for _ in range(self._config.reward_workers.num_workers)
+        ]
+
+    def _wait_ready(self, actors: Sequence[ActorHandle]) -> None:
+        timeout_s = self._config.rollout.start_timeout_s
+        refs = [actor.__ray_ready__.remote() for actor in actors]
+        _, late = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
+        if late:
+            raise PlacementError(
+                f"{len(late)} of {len(refs)} workers were not ready within rollout.start_timeout_s = {timeout_s:g} s"
+            )
+        ray.get(refs)
+
+
+def engine_options(config: Config, model_folder: str) -> EngineOptions:
+    """How a rollout worker's engine is started."""
+    rollout = config.rollout
+    return EngineOptions(
+        model=model_folder,
+        dtype=config.model.dtype,
+        max_sequences=rollout.max_sequences,
+        max_model_tokens=rollout.max_model_len,
+        block_size=rollout.block_size,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        threads=rollout.threads,
+        on_gpu=rollout.num_gpus > 0,
+    )
+
+
+def _threads(count: int) -> dict[str, dict[str, str]]:
+    """OpenMP reads its number of threads once, when torch is imported, so it must stand in the actor's environment."""
+    return {"env_vars": {"OMP_NUM_THREADS": str(count)}}
+
+
+def connect(config: Config) -> None:
+    """Join the configured cluster, or the one a job runs in, or start one on this machine; check that all fits."""
+    cluster = config.cluster
+    if not ray.is_initialized():
+        ray.init(
+            address=cluster.address,
+            num_cpus=None if cluster.num_cpus is None else int(cluster.num_cpus),
+            include_dashboard=None,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+    require_placeable(plan_actors(config), wait_s=cluster.wait_s)

@@ -1,0 +1,171 @@
+"""DeepSpeed around the policy: configuration, parameter groups, and whole tensors out of and into any ZeRO stage.
+
+Weights and Adam moments are read and written as whole float32 tensors by name, so a checkpoint does not depend on
+the ZeRO stage or the number of ranks that wrote it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from rex_rl.config import LearnerConfig, OptimiserConfig
+from rex_rl.model import ForwardInputs, TokenStats, answer_stats
+
+PARTS = ("vision", "projector", "language")
+"""Parts with a learning rate of their own: the vision tower, its merger, everything else."""
+
+_PROJECTOR_PREFIX, _VISION_PREFIX = "model.visual.merger.", "model.visual."
+_ADAM_STATES = ("exp_avg", "exp_avg_sq")
+
+
+def part_of(name: str) -> str:
+    """Which of :data:`PARTS` a parameter belongs to.
+
+    >>> part_of("model.visual.merger.mlp.0.weight"), part_of("model.visual.blocks.0.norm1.weight")
+    ('projector', 'vision')
+    >>> part_of("model.language_model.norm.weight")
+    'language'
+    """
+    if name.startswith(_PROJECTOR_PREFIX):
+        return "projector"
+    return "vision" if name.startswith(_VISION_PREFIX) else "language"
+
+
+def set_learner_environment(*, rank: int, world_size: int, address: str, port: int, on_gpu: bool, threads: int) -> None:
+    """Set what torch.distributed and DeepSpeed read from the environment when they are imported."""
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+    )
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def deepspeed_config(learner: LearnerConfig, optimiser: OptimiserConfig, *, bfloat16: bool) -> dict[str, Any]:
+    """The JSON block DeepSpeed gets: what the run's own settings imply, then the user's block over it."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # micro-batches are cut by tokens; DeepSpeed only needs a number here
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimiser.max_grad_norm,
+        "bf16": {"enabled": bfloat16},
+        "zero_allow_untested_optimizer": True,  # torch's AdamW
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        **learner.deepspeed,
+    }
+
+
+class PolicyModule(torch.nn.Module):
+    """What DeepSpeed wraps: its forward is the shared-prefix pass, so that ZeRO-3's hooks see every layer."""
+
+    def __init__(self, policy: torch.nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, inputs: ForwardInputs, *, temperature: float, allowed_ids: torch.Tensor | None) -> TokenStats:
+        """Log-probabilities and entropies of the answers' tokens."""
+        return answer_stats(self.policy, inputs, temperature=temperature, allowed_ids=allowed_ids)
+
+
+class LearnerEngine:
+    """A DeepSpeed engine with learning rates by part and whole-tensor access."""
+
+    def __init__(
+        self, policy: torch.nn.Module, *, learner: LearnerConfig, optimiser: OptimiserConfig, bfloat16: bool
+    ) -> None:
+        import deepspeed
+
+        self._rates = optimiser.learning_rate
+        self.policy = policy
+        for name, parameter in policy.named_parameters():
+            parameter.requires_grad = part_of(name) not in optimiser.frozen
+        groups = [
+            {"params": parameters, "lr": getattr(self._rates, part), "part": part}
+            for part in PARTS
+            if (parameters := [p for n, p in policy.named_parameters() if p.requires_grad and part_of(n) == part])
+        ]
+        adam = torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, betas=(optimiser.beta1, optimiser.beta2))
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=PolicyModule(policy),
+            optimizer=adam,
+            config=deepspeed_config(learner, optimiser, bfloat16=bfloat16),
+            dist_init_required=False,
+        )
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Give every part its configured rate times the schedule's factor."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = getattr(self._rates, group["part"]) * factor
+
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, whole tensor) of every parameter, in order. A collective under ZeRO-3: every rank must iterate."""
+        import deepspeed
+
+        for name, parameter in self.policy.named_parameters():
+            if hasattr(parameter, "ds_id"):
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield name, parameter.data.clone()
+            else:
+                yield name, parameter.data
+
+    def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(key, float32 tensor) of master weights and Adam moments; a collective where ZeRO partitions them."""
+        for name, parameter in self._trained():
+            yield f"weight/{name}", self._read(parameter, None)
+            for key in _ADAM_STATES:
+                yield f"{key}/{name}", self._read(parameter, key)
+
+    def load_state(self, state: Mapping[str, torch.Tensor], *, num_steps: int) -> None:
+        """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks."""
+        self._prepare_moments()
+        for name, parameter in self._trained():
+            self._write(parameter, None, state[f"weight/{name}"])
+            for key in _ADAM_STATES:
+                self._write(parameter, key, state[f"{key}/{name}"])
+        for moments in self._adam().state.values():
+            moments["step"] = torch.as_tensor(float(num_steps))
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
+
+    def _adam(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _prepare_moments(self) -> None:
+        """Give a plain Adam that has not stepped yet its empty moments; ZeRO's wrappers make theirs at the start."""
+        for _, parameter in self._trained():
+            if _is_whole(parameter):
+                state = self._adam().state[parameter]
+                for key in _ADAM_STATES:
+                    state.setdefault(key, torch.zeros_like(parameter))
+                state.setdefault("step", torch.tensor(0.0))
+
+    def _read(self, parameter: torch.nn.Parameter, key: str | None) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if _is_whole(parameter):
+            value = parameter.data if key is None else self._adam().state[parameter].get(key)
+            return torch.zeros_like(parameter) if value is None else value
+        return safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
+
+    def _write(self, parameter: torch.nn.Parameter, key: str | None, value: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if _is_whole(parameter):
+            target = parameter.data if key is None else self._adam().state[parameter][key]
+            target.copy_(value.to(target.device))
+        elif key is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, key)
+
+
+def _is_whole(parameter: torch.nn.Parameter) -> bool:
+    """True where no ZeRO stage or bfloat16 wrapper keeps this parameter's master copy elsewhere."""
+    return not (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))

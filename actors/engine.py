@@ -1,0 +1,225 @@
+"""vLLM in process: one thread owns the engine, everything else asks it.
+
+Requests are added, stepped and answered between other requests; weights change between two steps. The thread
+runs closures from an inbox, so no lock is needed and no call ever meets the engine half-way through a step.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rex_rl.types import Answer, FinishReason, Sampling
+
+T = TypeVar("T")
+BASE_VERSION = -1
+"""What an engine serves before its first sync: its folder's weights."""
+MAX_PROMPT_TOKENS = 3072
+"""Room for an image of 2,560 tokens (official max_pixels, 2560 x 28 x 28) and its question."""
+IDLE_WAIT_S = 0.5
+"""How long an idle engine thread sleeps before it looks whether it should end; a request wakes it at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """What an engine is started with."""
+
+    model: str
+    dtype: str
+    max_sequences: int
+    max_model_tokens: int
+    block_size: int
+    kv_cache_gib: float
+    gpu_memory_utilization: float
+    threads: int
+    on_gpu: bool
+
+
+def options_for_one(model: str, *, max_answer_tokens: int) -> EngineOptions:
+    """An engine that answers one prompt at a time, on whatever this machine has."""
+    on_gpu = torch.cuda.is_available()
+    return EngineOptions(
+        model=model,
+        dtype="bfloat16" if on_gpu else "float32",
+        max_sequences=1,
+        max_model_tokens=MAX_PROMPT_TOKENS + max_answer_tokens,
+        block_size=32,
+        kv_cache_gib=1.0,
+        gpu_memory_utilization=0.6,
+        threads=os.cpu_count() or 1,
+        on_gpu=on_gpu,
+    )
+
+
+def set_engine_environment(options: EngineOptions) -> None:
+    """Set what vLLM reads from the environment when it is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process, not in a child of it
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # its default is standard output
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not options.on_gpu:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share few cores here
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(options.kv_cache_gib)))
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+
+
+def build_engine(options: EngineOptions) -> Any:
+    """A vLLM `LLMEngine` for Qwen2.5-VL that reports the log-probabilities its tokens were drawn with."""
+    from rex_rl.cpu_repair import repair
+
+    repair()
+    from vllm import EngineArgs, LLMEngine, ModelRegistry
+    from vllm.config import WeightTransferConfig
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+
+    from actors import weight_receiver
+
+    # Registered as a class, vLLM does not inspect the model in a fresh process, where the repair above is absent.
+    ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
+    weight_receiver.register()
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=options.model,
+            dtype=options.dtype,
+            max_num_seqs=options.max_sequences,
+            max_model_len=options.max_model_tokens,
+            block_size=options.block_size,
+            gpu_memory_utilization=options.gpu_memory_utilization,
+            enforce_eager=not options.on_gpu,
+            enable_prefix_caching=True,
+            limit_mm_per_prompt={"image": 1, "video": 0},
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=weight_receiver.BACKEND),
+            generation_config="vllm",
+            disable_log_stats=True,
+        )
+    )
+
+
+class EngineThread:
+    """The engine and the thread that owns it."""
+
+    def __init__(self, options: EngineOptions, *, allowed_ids: list[int] | None, end_id: int) -> None:
+        self._options, self._allowed_ids, self._end_id = options, allowed_ids, end_id
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: dict[str, Future[list[Answer]]] = {}
+        self._closing = False
+        self._engine: Any = None
+        self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
+        started: Future[None] = Future()
+        self._inbox.put(lambda: _resolve(started, self._start))
+        self._thread.start()
+        started.result()
+
+    def call(self, function: Callable[[Any], T]) -> T:
+        """Run `function(engine)` between two steps and return what it returned."""
+        future: Future[T] = Future()
+        self._inbox.put(lambda: _resolve(future, lambda: function(self._engine)))
+        return future.result()
+
+    def generate(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> list[Answer]:
+        """Answers to one prompt; blocks until all are written. Safe from several threads at a time."""
+        future: Future[list[Answer]] = Future()
+
+        def add() -> None:
+            try:
+                self._add(request_id, prompt_ids, image, sampling)
+            except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
+                future.set_exception(error)
+            else:
+                self._waiting[request_id] = future
+
+        self._inbox.put(add)
+        return future.result()
+
+    @property
+    def num_unfinished(self) -> int:
+        """Prompts that wait for their answers."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """End the thread after the current step."""
+        self._closing = True
+        self._thread.join(timeout=10)
+
+    def _start(self) -> None:
+        self._engine = build_engine(self._options)
+        self._engine.set_weight_version(str(BASE_VERSION))
+
+    def _run(self) -> None:
+        while not self._closing:
+            busy = bool(self._waiting)
+            try:
+                command = self._inbox.get(block=not busy, timeout=IDLE_WAIT_S)
+            except queue.Empty:
+                pass
+            else:
+                command()
+                continue  # drain the inbox before the next step: prompts that arrive together decode together
+            if busy:
+                self._step()
+
+    def _step(self) -> None:
+        try:
+            outputs = self._engine.step()
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it; the worker is then replaced
+            for future in self._waiting.values():
+                future.set_exception(error)
+            self._waiting.clear()
+            return
+        for output in outputs:
+            if output.finished:
+                future = self._waiting.pop(output.request_id)
+                _resolve(future, lambda output=output: [_to_answer(one) for one in output.outputs])
+
+    def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            n=sampling.num_answers,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed if sampling.temperature > 0 else None,
+            stop_token_ids=[self._end_id],
+            allowed_token_ids=self._allowed_ids,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(
+            request_id, {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}, params
+        )
+
+
+def _resolve(future: "Future[T]", function: Callable[[], T]) -> None:
+    try:
+        value = function()
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+def _to_answer(output: Any) -> Answer:
+    tokens_T = np.array(output.token_ids, dtype=np.int64)
+    steps: list[Mapping[int, Any]] = list(output.logprobs)
+    versions_T = np.zeros(tokens_T.size, dtype=np.int64)
+    for span in output.weight_versions:
+        versions_T[span.start : span.end] = int(span.version)
+    return Answer(
+        tokens_T=tokens_T,
+        logprobs_T=np.array(
+            [step[token].logprob for step, token in zip(steps, output.token_ids, strict=True)], dtype=np.float32
+        ),
+        versions_T=versions_T,
+        finish_reason=FinishReason.STOP if output.finish_reason == "stop" else FinishReason.LENGTH,
+    )

@@ -1,0 +1,105 @@
+"""A rollout worker: one vLLM engine in one process, and the weights' version it serves."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
+from actors.weights import Bucket, Manifest
+from rex_rl.errors import SyncError
+from rex_rl.images import open_image
+from rex_rl.tasks import chat_prompt
+from rex_rl.types import Answer, Group, Prompt, Sampling
+from rex_rl.vocabulary import Vocabulary, load_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStatus:
+    """What a worker says of itself."""
+
+    name: str
+    pid: int
+    version: int
+    num_waiting: int
+
+
+class RolloutWorker:
+    """Runs as a threaded Ray actor: `generate` blocks its caller's thread, the engine's own thread does the work."""
+
+    def __init__(self, name: str, options: EngineOptions, *, mask_tokens: bool) -> None:
+        self.name = name
+        set_engine_environment(options)
+        self._vocabulary = load_vocabulary(options.model)
+        allowed_ids = self._vocabulary.sampled_ids.tolist() if mask_tokens else None
+        self._engine = EngineThread(options, allowed_ids=allowed_ids, end_id=self._vocabulary.answer_end_id)
+        self._version = BASE_VERSION
+        self._vision_digest = ""
+        self._engine.call(lambda engine: engine.collective_rpc("init_weight_transfer_engine", args=({},)))
+
+    def generate(self, prompt: Prompt, sampling: Sampling) -> Group:
+        """All answers of one prompt."""
+        if self._version == BASE_VERSION:
+            raise SyncError(f"{self.name} was asked to serve before its first weight sync")
+        answers = ask(self._engine, self._vocabulary, prompt, sampling)
+        return Group(prompt=prompt, answers=tuple(answers), worker=self.name)
+
+    def serve_folder(self) -> None:
+        """Serve the model folder's own weights, as version 0: for evaluating a folder, where no learner is."""
+        self._engine.call(lambda engine: engine.set_weight_version("0"))
+        self._version = 0
+
+    def update_weights(self, manifest: Manifest, bucket_refs: list[ObjectRef]) -> Manifest:
+        """Take a version: check every bucket's digest, load it, drop what was cached under the old weights.
+
+        Runs between two engine steps. Answers in flight go on with the new weights: their keys and values are
+        computed again, and every token keeps the version that wrote it.
+        """
+        buckets: list[Bucket] = ray.get(bucket_refs)
+        for digest, bucket in zip(manifest.digests, buckets, strict=True):
+            if bucket.digest != digest or not bucket.is_intact():
+                raise SyncError(f"{self.name}: a bucket of version {manifest.version} arrived altered")
+        self._engine.call(lambda engine: self._apply(engine, manifest, buckets))
+        return manifest
+
+    def _apply(self, engine: Any, manifest: Manifest, buckets: list[Bucket]) -> None:
+        """One closure on the engine's thread: no step ever runs on half a version."""
+        engine.collective_rpc("start_weight_update")
+        for bucket in buckets:
+            engine.collective_rpc("update_weights", args=({"bucket": bucket},))
+        engine.collective_rpc("finish_weight_update")
+        if not engine.reset_prefix_cache(reset_running_requests=True):
+            raise SyncError(f"{self.name}: what was cached under version {self._version} could not be dropped")
+        if manifest.vision_digest != self._vision_digest:
+            engine.reset_mm_cache()
+            engine.reset_encoder_cache()
+        engine.set_weight_version(str(manifest.version))
+        self._version, self._vision_digest = manifest.version, manifest.vision_digest
+
+    def status(self) -> WorkerStatus:
+        """Name, process, version and queue of this worker."""
+        return WorkerStatus(
+            name=self.name, pid=os.getpid(), version=self._version, num_waiting=self._engine.num_unfinished
+        )
+
+
+def ask(engine: EngineThread, vocabulary: Vocabulary, prompt: Prompt, sampling: Sampling) -> list[Answer]:
+    """Put a prompt and its image to an engine; blocks until all answers are written."""
+    image = open_image(prompt.record.image, size=prompt.record.size)
+    prompt_ids = vocabulary.encode(chat_prompt(prompt.question))
+    return engine.generate(f"{prompt.uid}/{time.monotonic_ns()}", prompt_ids, image, sampling)
+
+
+def answer_in_process(model_folder: str, prompt: Prompt, sampling: Sampling) -> Answer:
+    """One answer from an engine in this process, without a cluster."""
+    options = options_for_one(model_folder, max_answer_tokens=sampling.max_tokens)
+    set_engine_environment(options)
+    vocabulary = load_vocabulary(model_folder)
+    engine = EngineThread(options, allowed_ids=vocabulary.sampled_ids.tolist(), end_id=vocabulary.answer_end_id)
+    try:
+        return ask(engine, vocabulary, prompt, sampling)[0]
+    finally:
+        engine.close()

@@ -1,0 +1,170 @@
+"""Per-shape credit: what each shape of an answer added to the reward.
+
+Axes: N said shapes in the order written, B true shapes. R is the part of the default total that shapes decide: f1
+and the penalties for duplicates, surplus and giants (not format and truncation, which no shape is to blame for).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from rewards.duplicates import group_roots, num_copies
+from rewards.geometry import BoolArray, FloatArray, IntArray
+from rewards.matching import UNMATCHED, best_assignment, best_total, group_values, totals_without
+from rewards.overlaps import Overlaps, measure
+from rewards.records import RewardWeights, Said, Truth
+from rewards.terms import shape_terms, weighted_total
+
+RewardOf = Callable[[IntArray], float]
+"""Reward of the shapes at these indices alone."""
+_Counts = tuple[FloatArray, IntArray, IntArray, IntArray]
+"""[V] of V variants of an answer: matched total, number of shapes, of copies, of lost giants."""
+_NONE = np.zeros(1, dtype=np.int64)
+
+
+def prefix_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray:
+    """Gain of shape i: R(first i shapes) - R(first i - 1), in the order written.
+
+    Returns:
+        gains_N: [N] float64; they add up to R(all) - R(none). A copy carries the blame and not its original.
+
+    >>> from types import SimpleNamespace
+    >>> said = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[0, 0, 9, 9]] * 2), faults=(), absent=())
+    >>> prefix_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
+    [1.0, -1.083]
+    """
+    return group_prefix_gains(measure([said], truth), weights)[0]
+
+
+def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray:
+    """Gain of shape i: R(all) - R(all without i). Of two copies either is superfluous, so both carry the blame.
+
+    Returns:
+        gains_N: [N] float64.
+
+    >>> from types import SimpleNamespace
+    >>> said = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[0, 0, 9, 9]] * 2), faults=(), absent=())
+    >>> leave_one_out_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
+    [-1.083, -1.083]
+    """
+    return group_leave_one_out_gains(measure([said], truth), weights)[0]
+
+
+def group_prefix_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
+    """`prefix_gains` of the measured answers to one prompt: [G] of [N]."""
+    rewards_GP = _rewards([_count_prefixes(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
+    return tuple(rewards_P[1:] - rewards_P[:-1] for rewards_P in rewards_GP)
+
+
+def group_leave_one_out_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
+    """`leave_one_out_gains` of the measured answers to one prompt: [G] of [N]."""
+    rewards_GV = _rewards([_count_leave_one_out(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
+    return tuple(rewards_V[-1] - rewards_V[:-1] for rewards_V in rewards_GV)
+
+
+def prefix_differences(reward_of: RewardOf, num_said: int) -> FloatArray:
+    """Prefix gains of any reward, from its definition: `reward_of` is called on all N + 1 prefixes.
+
+    >>> prefix_differences(lambda shapes: float(len(shapes) ** 2), 3).tolist()
+    [1.0, 3.0, 5.0]
+    """
+    return np.diff([reward_of(np.arange(num)) for num in range(num_said + 1)])
+
+
+def leave_one_out_differences(reward_of: RewardOf, num_said: int) -> FloatArray:
+    """Leave-one-out gains of any reward, from its definition.
+
+    >>> leave_one_out_differences(lambda shapes: float(len(shapes) ** 2), 3).tolist()
+    [5.0, 5.0, 5.0]
+    """
+    shapes_N = np.arange(num_said)
+    whole = reward_of(shapes_N)
+    return np.array([whole - reward_of(shapes_N[shapes_N != shape]) for shape in shapes_N], dtype=np.float64)
+
+
+def _rewards(
+    counts_GV: Sequence[_Counts], overlaps_G: Sequence[Overlaps], weights: RewardWeights
+) -> tuple[FloatArray, ...]:
+    """R of every variant of every answer, [G] of [V]: the formulas run once over all of them."""
+    if not overlaps_G:
+        return ()
+    total, num_said, copies, giants = (np.concatenate(column) for column in zip(*counts_GV, strict=True))
+    rewards = weighted_total(shape_terms(total, num_said, copies, giants, overlaps_G[0].num_true), weights)
+    ends_G = np.cumsum([len(counts_V[0]) for counts_V in counts_GV]).tolist()
+    return tuple(rewards[start:end] for start, end in pairwise([0, *ends_G]))
+
+
+def _count_prefixes(overlaps: Overlaps) -> _Counts:
+    """Counts of the N + 1 prefixes, from no shape to all."""
+    total_P, copies_P = _match_prefixes(overlaps)
+    giants_P = np.concatenate([_NONE, np.cumsum(overlaps.lost_giant_N)])
+    return total_P, np.arange(overlaps.num_said + 1), copies_P, giants_P
+
+
+def _match_prefixes(overlaps: Overlaps) -> tuple[FloatArray, IntArray]:
+    """([P] matched total, [P] number of copies) of every prefix, P = N + 1.
+
+    A shape whose best truth is free adds exactly its value: no shape can add more than its best. Only where a truth
+    is taken already, or a group changes, is the assignment solved again.
+    """
+    value_NB, near_NN = overlaps.value_NB, overlaps.near_NN
+    linked_N = [False] * len(value_NB) if near_NN is None else np.asarray(np.tril(near_NN).any(axis=1)).tolist()
+    choice_N, best_N = _first_choices(value_NB)
+    group_NB, root_N = value_NB.copy(), np.arange(len(value_NB))  # a group's values stand in its first member's row
+    total, copies = 0.0, 0
+    taken: set[int] = set()
+    totals_P, copies_P = [total], [copies]
+    for shape, (choice, best, linked) in enumerate(zip(choice_N, best_N, linked_N, strict=True)):
+        if near_NN is not None and linked:
+            joined = np.unique(root_N[:shape][near_NN[shape, :shape]])
+            copies += len(joined)
+            if _join(group_NB, root_N, joined, shape):
+                total, taken = best_assignment(group_NB[: shape + 1])
+        elif choice in taken:
+            total, taken = best_assignment(group_NB[: shape + 1])
+        elif best > 0.0:
+            total += best
+            taken.add(choice)
+        totals_P.append(total)
+        copies_P.append(copies)
+    return np.array(totals_P), np.array(copies_P, dtype=np.int64)
+
+
+def _first_choices(value_NB: FloatArray) -> tuple[list[int], list[float]]:
+    """[N] each shape's best truth and its value; a shape without any value chooses -1."""
+    if value_NB.size == 0:
+        return [UNMATCHED] * len(value_NB), [0.0] * len(value_NB)
+    best_N = value_NB.max(axis=1)
+    return np.where(best_N > 0.0, value_NB.argmax(axis=1), UNMATCHED).tolist(), best_N.tolist()
+
+
+def _join(group_NB: FloatArray, root_N: IntArray, joined: IntArray, shape: int) -> bool:
+    """Join a shape and the groups it is near to, in place; False when the matching cannot have changed by it."""
+    first, members = joined[0], np.append(joined, shape)
+    joint_B = group_NB[members].max(axis=0, initial=0.0)
+    changed = len(joined) > 1 or bool((joint_B > group_NB[first]).any())
+    group_NB[members] = 0.0
+    group_NB[first] = joint_B
+    root_N[np.isin(root_N, members)] = first
+    return changed
+
+
+def _count_leave_one_out(overlaps: Overlaps) -> _Counts:
+    """Counts of the N variants that lack one shape, then of the whole answer."""
+    num_said, near_NN = overlaps.num_said, overlaps.near_NN
+    total, total_N = totals_without(overlaps.group_value_NB)
+    total_V, copies_V = np.append(total_N, total), np.full(num_said + 1, overlaps.num_copies)
+    if near_NN is not None:
+        for shape in np.flatnonzero(near_NN.any(axis=1)).tolist():
+            total_V[shape], copies_V[shape] = _match_without(overlaps.value_NB, near_NN, shape)
+    lost_V = np.append(overlaps.lost_giant_N, False)
+    said_V = np.append(np.full(num_said, num_said - 1), num_said)
+    return total_V, said_V, copies_V, np.count_nonzero(lost_V) - lost_V
+
+
+def _match_without(value_NB: FloatArray, near_NN: BoolArray, shape: int) -> tuple[float, int]:
+    """(matched total, number of copies) of the answer without one shape, whose group may fall apart."""
+    keep_N = np.arange(len(value_NB)) != shape
+    root_N = group_roots(near_NN[np.ix_(keep_N, keep_N)])
+    return best_total(group_values(value_NB[keep_N], root_N)), num_copies(root_N)

@@ -1,0 +1,135 @@
+"""One-to-one matching between groups of near-copies and true shapes, at the largest total value.
+
+Axes: N said shapes of one answer, in the order written; B true shapes.
+
+The construction. Near-copies of one label form groups (duplicates.py). A group's value for a truth is the best of
+its members' values; a group matches at most one truth and a truth at most one group, within a label; the total is
+the largest there is. The member that has the group's value is matched; every other shape is unmatched.
+
+Why the laws hold. Take away an unmatched shape: a group may fall apart, but each matched member is still in a group
+of its own, so the old matching is still allowed and the total cannot fall. Add a shape that ends up unmatched: it
+may join several groups, but the member each match rests on stood in one of them, so the new matching was allowed
+before and the total cannot have risen. Plain one-to-one matching without groups breaks this: in a crowd a copy can
+serve a second, overlapping truth.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from rewards.duplicates import num_copies
+from rewards.geometry import FloatArray, IntArray
+
+_ROUNDING = 1e-12
+"""Gains below this are rounding, not gains."""
+UNMATCHED = -1
+"""`Match.truth_N` of a shape that serves no truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A best matching: its total, and the truth each shape serves."""
+
+    total: float
+    """Sum of the matched values, in [0, B]."""
+    truth_N: IntArray
+    """[N] index of the truth, or UNMATCHED; a pair of value 0 is no match."""
+
+
+def group_values(value_NB: FloatArray, root_N: IntArray) -> FloatArray:
+    """Value of every group for every truth, in the row of the group's first member; the other rows are 0.
+
+    Args:
+        value_NB: [N, B] value of each shape for each truth, 0 where labels differ.
+        root_N: [N] from `group_roots`.
+
+    >>> group_values(np.array([[0.5, 0.1], [0.2, 0.9]]), np.array([0, 0])).tolist()
+    [[0.5, 0.9], [0.0, 0.0]]
+    """
+    if num_copies(root_N) == 0:
+        return value_NB
+    best_NB = np.zeros_like(value_NB)
+    np.maximum.at(best_NB, root_N, value_NB)
+    return best_NB
+
+
+def best_total(group_value_NB: FloatArray) -> float:
+    """Largest total of a one-to-one assignment of rows to columns; either may stay free.
+
+    One call covers all labels: pairs of different labels have value 0 and add nothing. Summed with `math.fsum`,
+    so that the order of the shapes does not change the last bit.
+
+    >>> best_total(np.array([[0.6, 0.5], [0.5, 0.0]]))
+    1.0
+    """
+    return math.fsum(group_value_NB[linear_sum_assignment(group_value_NB, maximize=True)].tolist())
+
+
+def best_assignment(group_value_NB: FloatArray) -> tuple[float, set[int]]:
+    """`best_total`, and the columns that are matched (with a value above 0).
+
+    >>> best_assignment(np.array([[0.6, 0.0, 0.5], [0.5, 0.0, 0.0]]))
+    (1.0, {0, 2})
+    """
+    rows, columns = linear_sum_assignment(group_value_NB, maximize=True)
+    values = group_value_NB[rows, columns].tolist()
+    taken = {column for column, value in zip(columns.tolist(), values, strict=True) if value > 0.0}
+    return math.fsum(values), taken
+
+
+def totals_without(group_value_NB: FloatArray) -> tuple[float, FloatArray]:
+    """`best_total`, and what it is without each row in turn.
+
+    Returns:
+        total, total_N: the largest total of all rows, and [N] of all rows but one.
+
+    Without a matched row its truth is free, and the others win back the best chain of moves into it: a row that
+    takes the truth leaves its own to the next. Chains of every length are found at once, one link a round, as the
+    longest paths in a graph without gainful circles (a circle that gained would better the best matching).
+
+    >>> totals_without(np.array([[0.9, 0.5], [0.8, 0.7], [0.0, 0.6]]))
+    (1.6, array([1.4, 1.5, 1.6]))
+    """
+    rows, columns = linear_sum_assignment(group_value_NB, maximize=True)
+    values = group_value_NB[rows, columns]
+    total, total_N = math.fsum(values.tolist()), np.zeros(len(group_value_NB))
+    regained_B, move_N = np.zeros(group_value_NB.shape[1]), np.zeros(len(group_value_NB))
+    for _ in range(len(rows)):
+        move_N[rows] = regained_B[columns] - values  # what it costs a row to leave its truth
+        better_B = (group_value_NB + move_N[:, None]).max(axis=0, initial=0.0)
+        if (better_B <= regained_B + _ROUNDING).all():
+            break
+        regained_B = better_B
+    total_N[rows] = regained_B[columns] - values
+    return total, total_N + total
+
+
+def match(value_NB: FloatArray, root_N: IntArray) -> Match:
+    """The best matching between near-copy groups and truths.
+
+    Args:
+        value_NB: [N, B] value of each shape for each truth, 0 where labels differ.
+        root_N: [N] near-copy group of each shape, from `group_roots`.
+
+    Returns:
+        Match: of several best members of a group the first written is the matched one.
+
+    Two copies cannot serve two truths; apart, the shapes could:
+
+    >>> value_NB = np.array([[0.9, 0.4], [0.8, 0.6]])
+    >>> match(value_NB, np.array([0, 0]))
+    Match(total=0.9, truth_N=array([ 0, -1]))
+    >>> match(value_NB, np.array([0, 1]))
+    Match(total=1.5, truth_N=array([0, 1]))
+    """
+    best_NB = group_values(value_NB, root_N)
+    rows, columns = linear_sum_assignment(best_NB, maximize=True)
+    truth_N = np.full(len(value_NB), UNMATCHED, dtype=np.int64)
+    values = best_NB[rows, columns].tolist()
+    for root, truth, value in zip(rows.tolist(), columns.tolist(), values, strict=True):
+        if value > 0.0:
+            members = np.flatnonzero(root_N == root)
+            truth_N[members[value_NB[members, truth].argmax()]] = truth
+    return Match(math.fsum(values), truth_N)

@@ -1,0 +1,135 @@
+"""The reward terms as formulas of counts, element by element, so that one call serves a group or all prefixes.
+
+Arguments are numbers or arrays of one shape: `total` sum of matched values, `num_said` decoded shapes whatever their
+label, `num_true` true shapes. A penalty counts what exceeds the truth and is divided by the truth, never by the
+number of predictions (junk would dilute it), and is at most 1. Missing shapes are recall's business.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewards.geometry import BOX, GRID_SPAN_BINS, BoolArray, FloatArray
+from rewards.records import RewardWeights
+
+PENALTIES = ("duplicates", "surplus", "large", "format", "truncated")
+"""Terms that are subtracted; each has a weight of its name."""
+TRUNCATED = "truncated"
+"""The one fault that is no fault of format: the token limit cut the answer."""
+GIANT_AREA = 0.95
+"""A box over this share of the grid is giant (paper section 6.1, table 14)."""
+HIT_IOU = 0.5
+"""A giant box that a truth of its label overlaps by more than this is a right answer."""
+
+
+def f1(total: ArrayLike, num_said: ArrayLike, num_true: int) -> FloatArray:
+    """F1 of continuous values: 2 * total / (num_said + num_true), in [0, 1].
+
+    The harmonic mean of recall total / num_true and precision total / num_said (paper section 4.2.3, closed form),
+    over a one-to-one matching. Nothing true: 1 when nothing is said, else 0.
+
+    >>> f1([1.0, 1.0, 0.0], [1, 3, 0], 1).tolist(), f1([0.0, 0.0], [0, 2], 0).tolist()
+    ([1.0, 0.5, 0.0], [1.0, 0.0])
+    """
+    shapes = np.asarray(num_said) + num_true
+    return np.where(shapes > 0, 2.0 * np.asarray(total) / np.maximum(shapes, 1), 1.0)
+
+
+def excess(count: ArrayLike, num_true: int) -> FloatArray:
+    """A count of what should not be there as a penalty: min(1, count / max(1, num_true)), in [0, 1].
+
+    >>> excess([0, 1, 9], 4).tolist(), excess(1, 0).tolist()
+    ([0.0, 0.25, 1.0], 1.0)
+    """
+    return np.minimum(np.asarray(count) / max(1, num_true), 1.0)
+
+
+def surplus(num_said: ArrayLike, num_true: int) -> FloatArray:
+    """Penalty for shapes beyond the number of true ones, in [0, 1].
+
+    >>> surplus([1, 2, 3], 2).tolist()
+    [0.0, 0.0, 0.5]
+    """
+    return excess(np.maximum(np.asarray(num_said) - num_true, 0), num_true)
+
+
+def count_error(num_said: ArrayLike, num_true: int) -> FloatArray:
+    """Signed relative count error (said - true) / max(1, true), in [-1, inf). Logged, never rewarded.
+
+    >>> count_error([1, 2, 6], 2).tolist()
+    [-0.5, 0.0, 2.0]
+    """
+    error: FloatArray = (np.asarray(num_said, dtype=np.float64) - num_true) / max(1, num_true)
+    return error
+
+
+def is_giant(shapes_NK: ArrayLike) -> BoolArray:
+    """Which boxes cover more than 95 % of the grid; points and boxes with swapped corners never do.
+
+    Args:
+        shapes_NK: [..., N, K] bins.
+
+    >>> is_giant([[0, 0, 999, 999], [0, 0, 999, 940], [999, 999, 0, 0]]).tolist()
+    [True, False, False]
+    """
+    shapes = np.asarray(shapes_NK, dtype=np.float64)
+    if shapes.shape[-1] != BOX:
+        return np.zeros(shapes.shape[:-1], dtype=np.bool_)
+    sides = np.maximum(shapes[..., 2:] - shapes[..., :2], 0.0)
+    giant: BoolArray = sides[..., 0] * sides[..., 1] > GIANT_AREA * GRID_SPAN_BINS**2
+    return giant
+
+
+def is_truncated(faults: Collection[str]) -> bool:
+    """Whether the token limit cut the answer.
+
+    >>> is_truncated(("truncated",)), is_truncated(())
+    (True, False)
+    """
+    return TRUNCATED in faults
+
+
+def is_malformed(faults: Iterable[str], absent: Collection[str], empty_categories: Iterable[str]) -> bool:
+    """Whether the answer has a fault other than truncation, or lacks a `None` it should have said.
+
+    Args:
+        faults: named faults of the decoder.
+        absent: categories answered `None`.
+        empty_categories: asked categories without a true shape.
+
+    A shape does not stand in for the missing `None`: if it did, saying a wrong box would pay.
+
+    >>> is_malformed(("truncated",), ("cat",), ["cat"]), is_malformed((), (), ["cat"])
+    (False, True)
+    """
+    return any(fault != TRUNCATED for fault in faults) or any(name not in absent for name in empty_categories)
+
+
+def shape_terms(
+    total: ArrayLike, num_said: ArrayLike, num_copies: ArrayLike, num_lost_giants: ArrayLike, num_true: int
+) -> dict[str, FloatArray]:
+    """The terms that follow from the shapes, by name, each in [0, 1]; all but `f1` are penalties.
+
+    >>> {name: float(value) for name, value in shape_terms(2.0, 4, 1, 0, 2).items()}
+    {'f1': 0.6666666666666666, 'duplicates': 0.5, 'surplus': 1.0, 'large': 0.0}
+    """
+    return {
+        "f1": f1(total, num_said, num_true),
+        "duplicates": excess(num_copies, num_true),
+        "surplus": surplus(num_said, num_true),
+        "large": excess(num_lost_giants, num_true),
+    }
+
+
+def weighted_total(terms: Mapping[str, FloatArray], weights: RewardWeights) -> FloatArray:
+    """f1 less the penalties, each by its weight; a name without a weight (count_error) is left out.
+
+    >>> float(weighted_total({"f1": np.float64(0.5), "surplus": np.float64(1.0)}, RewardWeights()))
+    0.25
+    """
+    total = weights.f1 * terms["f1"]
+    for name in PENALTIES:
+        if name in terms:
+            total = total - getattr(weights, name) * terms[name]
+    return np.asarray(total, dtype=np.float64)

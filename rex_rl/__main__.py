@@ -1,0 +1,5 @@
+"""`python -m rex_rl` is `rex-rl`."""
+
+from rex_rl.cli import main
+
+main()

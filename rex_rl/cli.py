@@ -1,0 +1,274 @@
+"""The command line: `rex-rl train CONFIG [key=value ..]` and its companions.
+
+Exit status: 0 done, 2 the user's mistake (one line on standard error), 130 interrupted, 1 anything else. Commands that
+print JSON print nothing else on standard output, whatever the libraries below them do.
+
+`--help` has to come at once, so everything beyond Typer is imported inside the commands, and help is plain text: Rich's
+form of it takes 0.2 s more.
+"""
+
+import json
+import os
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from rex_rl.errors import ConfigError, RexError, UserError
+
+if TYPE_CHECKING:
+    from rex_rl.config import KeyDoc
+
+DRAWN = (".png", ".jpg", ".jpeg", ".webp")
+MIN_TABLE_COLUMNS = 100
+TAKES_OVERRIDES = {"ignore_unknown_options": True}
+"""So that `--key=value` reaches `_overrides`, which says what to write instead."""
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Post-train box-speaking vision-language models: SFT, then GRPO, on one Ray cluster.",
+)
+data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at a data set, or make one.")
+app.add_typer(data_app, name="data")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys laid over the file, such as grpo.num_steps=10."),
+]
+Task = Annotated[str, typer.Option(help="What is asked for: detection or pointing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+
+def main() -> None:
+    """Run the command line; the one place where an error becomes a line and an exit status."""
+    try:
+        app(prog_name="rex-rl")
+    except RexError as error:
+        # Ray's form of an error raised in an actor prints the actor's whole traceback; `cause` is the error itself.
+        message = str(getattr(error, "cause", None) or error)
+        print(f"rex-rl: error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+@app.command(context_settings=TAKES_OVERRIDES)
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan of actors; start nothing.")
+    ] = False,
+) -> None:
+    """Train, or go on with a run that was interrupted; prints the run's folder."""
+    from rex_rl.config import dump_config, load_config
+
+    loaded = load_config(config, _overrides(overrides))
+    if dry_run:
+        from rex_rl.launch import describe_plan
+
+        plan = "\n".join(f"# {line}" for line in describe_plan(loaded).splitlines())
+        print(f"{dump_config(loaded)}{plan}")  # as a whole it is YAML still
+        return
+    from rex_rl.launch import train as launch_train
+
+    print(launch_train(loaded))
+
+
+@app.command()
+def config(as_json: AsJson = False) -> None:
+    """Print every configuration key with type, default, bounds and meaning."""
+    from rex_rl.config import config_reference
+
+    docs = config_reference()
+    if as_json:
+        fields = ("key", "type", "default", "bounds", "meaning")
+        print(json.dumps([{field: getattr(doc, field) for field in fields} for doc in docs], indent=2))
+    elif sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns >= MIN_TABLE_COLUMNS:
+        _print_key_table(docs)
+    else:
+        for doc in docs:
+            bounds = f" ({doc.bounds})" if doc.bounds else ""
+            print(f"{doc.key}: {doc.type} = {doc.default}{bounds}\n    {doc.meaning}")
+
+
+@app.command(name="eval", context_settings=TAKES_OVERRIDES)
+def evaluate(
+    config: ConfigFile,
+    model: Annotated[Path, typer.Option(help="Model folder to judge.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Held-out figures of a model folder: greedy decoding, the data and settings of a configuration."""
+    from rex_rl.config import load_config
+
+    loaded = load_config(config, _overrides(overrides))
+    out = _claim_stdout() if as_json else sys.stdout
+    from rex_rl.launch import evaluate_model
+
+    figures = evaluate_model(loaded, model)
+    if as_json:
+        _print_json(figures, out)
+    else:
+        _print_figures(figures, title=str(model))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="Model folder, such as runs/quickstart/model.")],
+    image: Annotated[Path, typer.Option(help="Image file.")],
+    categories: Annotated[str, typer.Option(help='What to look for, such as "red circle, blue square".')],
+    out: Annotated[Path | None, typer.Option(help="Draw the boxes into this file.")] = None,
+    task: Task = "detection",
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="A longer answer is cut.")] = 4096,
+) -> None:
+    """What a model says about one image, as JSON on standard output."""
+    from rex_rl.tasks import TASKS
+
+    asked = tuple(dict.fromkeys(name for part in categories.split(",") if (name := part.strip())))
+    if not asked:
+        raise UserError(f"--categories = {categories!r}: names nothing to look for")
+    if task not in TASKS:
+        raise UserError(f"--task = {task}: should be one of {', '.join(TASKS)}")
+    if out is not None:
+        _require_drawable(out, task)
+    stdout = _claim_stdout()
+    from rex_rl.launch import predict as launch_predict
+
+    said = launch_predict(model, image, asked, task, max_answer_tokens)
+    if out is not None:
+        _draw(image, said["objects"], out)
+    _print_json(said, stdout)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/quickstart.")]) -> None:
+    """Write report.html of a run anew; prints its path."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    from rex_rl.run_report import write_run_report
+
+    print(write_run_report(run))
+
+
+@data_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO JSON (.json) or record JSONL (.jsonl).")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the file's own.")] = None,
+    task: Task = "detection",
+    max_bad_fraction: Annotated[float, typer.Option(min=0, max=1, help="More bad records are status 2.")] = 0.01,
+    headers_only: Annotated[bool, typer.Option("--headers-only", help="Do not decode the images' pixels.")] = False,
+) -> None:
+    """Read a data file as training does: names every bad record, counts the good ones."""
+    from rex_rl.coco import read_dataset
+    from rex_rl.records import check_report
+
+    # All bad records are wanted, so the limit comes after the report.
+    record_set = read_dataset(
+        file, images=images, task=task, max_bad_fraction=1.0, check_images=True, decode_images=not headers_only
+    )
+    for line in check_report(record_set):
+        print(line)
+    sys.stdout.flush()
+    record_set.require_good(max_bad_fraction)
+
+
+@data_app.command()
+def shapes(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for images/, train.jsonl and heldout.jsonl.")],
+    num_train: Annotated[int, typer.Option(min=1, help="Training images.")] = 3000,
+    num_heldout: Annotated[int, typer.Option(min=1, help="Held-out images.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+) -> None:
+    """Write the synthetic data set: crowded pictures of outlined shapes."""
+    from rex_rl.datasets import HELDOUT_SEED_OFFSET
+    from rex_rl.shapes.world import SceneKind, write_split
+
+    for name, count, first in (("train", num_train, seed), ("heldout", num_heldout, seed + HELDOUT_SEED_OFFSET)):
+        try:
+            print(write_split(out, name=name, num_images=count, seed=first, kind=SceneKind()))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _overrides(given: list[str] | None) -> list[str]:
+    for override in given or []:
+        if override.startswith("-"):
+            raise ConfigError(
+                f"{override}: no such option; configuration keys are set without dashes, such as grpo.num_steps=10"
+            )
+    return given or []
+
+
+def _claim_stdout() -> IO[str]:
+    """The real standard output; from here on everything else that writes there goes to standard error.
+
+    On the level of file descriptors, because vLLM logs to standard output, Ray forwards its workers' logs there, and
+    compiled code does not ask Python. It stays so until the process ends: the last words of Ray come late.
+    """
+    if sys.__stdout__ is None or sys.stdout is not sys.__stdout__:
+        return sys.stdout  # somebody's replacement, which is no file descriptor
+    sys.stdout.flush()
+    real = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return real
+
+
+def _print_json(value: object, out: IO[str]) -> None:
+    print(json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2), file=out, flush=True)
+
+
+def _require_drawable(out: Path, task: str) -> None:
+    """Said before the engine starts, not after."""
+    if task != "detection":
+        raise UserError(f"--out: draws boxes, and --task {task} answers with none")
+    if out.suffix.lower() not in DRAWN:
+        raise UserError(f"--out = {out}: should end in one of {', '.join(DRAWN)}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out = {out}: no such folder {out.absolute().parent}")
+
+
+def _draw(image: Path, objects: list[dict[str, list[float] | str]], out: Path) -> None:
+    import numpy as np
+
+    from rex_rl.draw import draw_predictions
+    from rex_rl.images import open_image
+
+    boxes_N4 = np.array([thing["bbox"] for thing in objects], dtype=float).reshape(-1, 4)
+    drawn = draw_predictions(open_image(image), [str(thing["label"]) for thing in objects], boxes_N4)
+    try:
+        drawn.save(out)
+    except OSError as error:
+        raise UserError(f"--out = {out}: cannot be written: {error.strerror or error}") from error
+
+
+def _print_key_table(docs: list["KeyDoc"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("key", "type = default, bounds", "meaning", header_style="bold")
+    table.columns[0].no_wrap, table.columns[1].max_width = True, 30
+    for _, group in groupby(docs, key=lambda doc: doc.key.rpartition(".")[0].partition(".")[0]):
+        for doc in group:  # as Text: `[sft, grpo]` would be read as markup
+            value = f"{doc.type} = {doc.default}" + (f", {doc.bounds}" if doc.bounds else "")
+            table.add_row(Text(doc.key), Text(value, overflow="fold"), Text(doc.meaning))
+        table.add_section()
+    Console().print(table)
+
+
+def _print_figures(figures: dict[str, float], *, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("figure", "value", title=Text(title))
+    table.columns[1].justify = "right"
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,135 @@
+"""Where a run runs: the configuration of engines, reward workers, learner, cluster, evaluation and logging."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rex_rl.config_schema import Count, Section, ShownType
+
+Cores = Annotated[float, Field(gt=0, le=1024)]
+Gpus = Annotated[float, Field(ge=0, le=1024)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+DEEPSPEED_KEYS_WITH_A_HOME = {
+    "optimizer": "sft.learning_rate, grpo.learning_rate and weight_decay",
+    "scheduler": "sft.schedule and grpo.schedule",
+    "gradient_clipping": "sft.max_grad_norm and grpo.max_grad_norm",
+    "gradient_accumulation_steps": "sft.gradient_accumulation and grpo.gradient_accumulation",
+    "train_batch_size": "sft.batch_size and grpo.prompts_per_step",
+    "train_micro_batch_size_per_gpu": "learner.micro_batch_tokens",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+}
+"""DeepSpeed key -> where the project keeps that value; two homes would let them disagree."""
+
+
+class RolloutConfig(Section):
+    """The vLLM engines that write answers; these settings hold for each worker."""
+
+    num_workers: Count = 1
+    """Rollout workers, each with an engine of its own."""
+    num_cpus: Cores = 1.0
+    """CPU cores a worker reserves on the cluster."""
+    num_gpus: Gpus = 0.0
+    """GPUs a worker reserves; 0 runs the CPU build."""
+    threads: Count = 1
+    """OpenMP threads of a worker's forward pass."""
+    max_sequences: Count = 64
+    """Answers an engine decodes side by side (vLLM: max_num_seqs)."""
+    max_model_len: Annotated[int, Field(ge=64)] = 8192
+    """Tokens of prompt, image and answer together (vLLM: max_model_len; released script: 8192)."""
+    block_size: Annotated[int, Field(ge=32, le=256, multiple_of=32)] = 32
+    """Tokens in a block of the key-value cache; a prompt is shared in whole blocks, so small ones share more."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    """Key-value cache of a CPU worker, in GiB."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of a GPU's memory that vLLM may take (released script: 0.6)."""
+    start_timeout_s: Seconds = 600.0
+    """A worker not ready by then is dead; the first start on a machine compiles for a while."""
+    sync_timeout_s: Seconds = 60.0
+    """A worker that has not confirmed new weights by then is dropped, and the sync goes on."""
+
+
+class RewardWorkersConfig(Section):
+    """The actors that score answers."""
+
+    num_workers: Count = 1
+    """Reward workers."""
+    num_cpus: Cores = 0.5
+    """CPU cores a worker reserves on the cluster."""
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed learner: one actor a rank, the same for SFT and GRPO."""
+
+    num_ranks: Count = 1
+    """Ranks; a step's batch is shared out over them."""
+    num_cpus: Cores = 1.0
+    """CPU cores a rank reserves on the cluster."""
+    num_gpus: Gpus = 0.0
+    """GPUs a rank reserves; 0 trains on CPU."""
+    threads: Count = 1
+    """Threads of a rank's tensor operations."""
+    micro_batch_tokens: Count = 16_384
+    """Tokens of one forward pass, padding included; a single group may be larger."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, much less memory."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Collectives between ranks; `auto` is nccl with GPUs, gloo without."""
+    deepspeed: Annotated[dict[str, Any], ShownType("DeepSpeed JSON")] = Field(
+        default={"zero_optimization": {"stage": 0}}
+    )
+    """DeepSpeed's own settings, laid over the project's; keys that have a home in this file are refused."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _check_deepspeed(cls, block: dict[str, Any]) -> dict[str, Any]:
+        for key, home in DEEPSPEED_KEYS_WITH_A_HOME.items():
+            if key in block:
+                raise ValueError(f"{key} is set by {home}")
+        zero = block.get("zero_optimization", {})
+        if not isinstance(zero, Mapping) or zero.get("stage", 0) not in (0, 1, 2, 3):
+            raise ValueError("zero_optimization.stage should be 0, 1, 2 or 3")
+        return block
+
+
+class ClusterConfig(Section):
+    """The Ray cluster."""
+
+    address: str | None = None
+    """Address of a running cluster; null joins the one a job runs in, else starts one on this machine."""
+    num_cpus: Cores | None = None
+    """CPU cores of a cluster started here; null takes the machine's. Not for a running cluster."""
+    wait_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    """Seconds to wait until the cluster can place every actor, as an autoscaler may add nodes."""
+
+
+class WandbConfig(Section):
+    """Weights & Biases; prompts are never sent. The key comes from the environment, not from here."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online where a key is found, else offline."""
+    project: Annotated[str, Field(min_length=1)] = "rex_rl"
+    """Project the run is logged to."""
+    entity: str | None = None
+    """User or team; null takes the key's default."""
+    group: str | None = None
+    """Name that runs share to be shown together."""
+
+
+class CheckpointConfig(Section):
+    """Checkpoints of the learner."""
+
+    keep: Count = 2
+    """Newest checkpoints kept; older ones are removed once a new one is complete."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation: greedy decoding."""
+
+    num_images: Count = 200
+    """Held-out records used, at most; the first ones of the file."""
+    max_answer_tokens: Count = 4096
+    """Longer answers are cut (official inference: 4096)."""

@@ -1,0 +1,292 @@
+"""What is trained: the configuration of model, data, both stages and the reward; config_actors.py has the rest.
+
+Frozen, unknown keys refused, each value in one place; numbers that follow from others are properties. The text under
+a field is what `rex-rl config` prints. Defaults are the paper's settings where it gives them (arXiv 2510.12798,
+sections 4.1 and 4.2.4), then the released training scripts', then those of one small machine.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray's job supervisor for the entrypoint of a submitted job, and for nothing else (Ray 2.60)."""
+
+RUN_ROOT_VARIABLE = "REX_RUN_ROOT"
+TINY_MODEL = "tiny"
+SHAPES_DATA = "shapes"
+
+
+@dataclass(frozen=True)
+class ShownType:
+    """How a type is written in the reference, where its Python name would say too little."""
+
+    text: str
+
+
+def absolute_path(path: Path) -> Path:
+    """`path` from the current directory on, `~` filled in.
+
+    Raises ValueError for a relative path inside a submitted Ray job: its working directory is a temporary copy on
+    one node, so what is written there is lost and what is looked for there is not found.
+    """
+    path = path.expanduser()
+    if not path.is_absolute() and JOB_VARIABLE in os.environ:
+        raise ValueError(
+            "a relative path; a submitted job's working directory is a temporary copy on one node, "
+            "so give an absolute path on storage that every node sees"
+        )
+    return path.absolute()
+
+
+def _path_or(keyword: str) -> Callable[[str], str]:
+    return lambda text: text if text == keyword else str(absolute_path(Path(text)))
+
+
+FROM_YAML = Field(strict=False)
+"""For paths and tuples, which YAML writes as texts and lists; numbers are never converted."""
+
+LocalPath = Annotated[Path, FROM_YAML, ShownType("path"), AfterValidator(absolute_path)]
+ModelPath = Annotated[
+    str, ShownType(f"path or {TINY_MODEL}"), Field(min_length=1), AfterValidator(_path_or(TINY_MODEL))
+]
+DataPath = Annotated[
+    str, ShownType(f"path or {SHAPES_DATA}"), Field(min_length=1), AfterValidator(_path_or(SHAPES_DATA))
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Period = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Weight = Annotated[float, Field(ge=0, le=10)]
+Part = Literal["vision", "projector", "language"]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown key, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class ModelConfig(Section):
+    """The model both stages start from."""
+
+    path: ModelPath
+    """Hugging Face folder of a Qwen2.5-VL with coordinate tokens, or `tiny`, the small base shipped here."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights in engine and learner."""
+    max_pixels: Annotated[int, Field(ge=28 * 28)] | None = None
+    """Larger images are shrunk to so many pixels; null takes the model folder's own limit (released: 2,007,040)."""
+
+
+class ShapesConfig(Section):
+    """The synthetic data set, made on first use; read only when `data.train` is `shapes`."""
+
+    num_train: Count = 3000
+    """Training images."""
+    num_heldout: Count = 200
+    """Held-out images, drawn from seeds of their own."""
+    seed: Seed = 0
+    """Seed of the images; apart from `seed`, so that runs with other seeds see the same data."""
+
+
+class DataConfig(Section):
+    """Where the records come from."""
+
+    train: DataPath
+    """Training records: COCO JSON (.json), record JSONL (.jsonl), or `shapes`, the synthetic world."""
+    images: LocalPath | None = None
+    """Folder the image names are relative to; null takes the folder of the records' file."""
+    heldout: LocalPath | None = None
+    """Held-out records; null holds back a share of `data.train`."""
+    heldout_images: LocalPath | None = None
+    """Image folder of `data.heldout`; null takes `data.images`."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of `data.train` held back by seed; used only where `data.heldout` is null and the data is a file."""
+    task: Literal["detection", "pointing"] = "detection"
+    """What every record must ask for; another task in the file is refused."""
+    max_bad_fraction: Share = 0.01
+    """Bad records are skipped and counted up to this share of a file; more stop the run."""
+    shapes: ShapesConfig = ShapesConfig()
+
+
+class LearningRates(Section):
+    """AdamW learning rates by part of the model, at their peak."""
+
+    vision: Rate
+    """Vision tower."""
+    projector: Rate
+    """Merger between vision tower and language model."""
+    language: Rate
+    """Language model with its embedding and output matrix."""
+
+
+class SftRates(LearningRates):
+    """The paper's rates of SFT."""
+
+    vision: Rate = 2e-6
+    """Vision tower (paper: 2e-6)."""
+    projector: Rate = 2e-5
+    """Merger between vision tower and language model (paper: 2e-5)."""
+    language: Rate = 2e-5
+    """Language model with its embedding and output matrix (paper: 2e-5)."""
+
+
+class GrpoRates(LearningRates):
+    """The released script's rates of GRPO; the paper gives none."""
+
+    vision: Rate = 1e-6
+    """Vision tower (released script: 1e-6)."""
+    projector: Rate = 1e-6
+    """Merger between vision tower and language model (released script: 1e-6)."""
+    language: Rate = 1e-6
+    """Language model with its embedding and output matrix (released script: 1e-6)."""
+
+
+class OptimiserConfig(Section):
+    """What SFT and GRPO share: one AdamW update a step."""
+
+    num_steps: Count = 1000
+    """Optimiser updates of the stage."""
+    learning_rate: LearningRates
+    warmup_fraction: Share = 0.0
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["cosine", "constant", "linear"] = "constant"
+    """Course of the learning rate after the warm-up; cosine and linear end at 0."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """AdamW's decoupled weight decay (paper: 0.01)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay of the mean gradient (released script: 0.9)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's decay of the mean squared gradient (released script: 0.999)."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this global L2 norm."""
+    gradient_accumulation: Count = 1
+    """Pieces, at least, a step's batch is worked through in before its one update; more lower the peak memory."""
+    frozen: Annotated[tuple[Part, ...], FROM_YAML] = ()
+    """Parts of the model that are not trained."""
+    eval_every: Period = 100
+    """Steps between held-out evaluations; 0: only at the end of the stage."""
+    save_every: Period = 100
+    """Steps between checkpoints; 0: only at the end of the stage."""
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps of the linear warm-up."""
+        return round(self.warmup_fraction * self.num_steps)
+
+    @property
+    def batch_items(self) -> int:
+        """Records (SFT) or groups (GRPO) of one step, which the learner's ranks share."""
+        raise NotImplementedError
+
+
+class SftConfig(OptimiserConfig):
+    """Supervised fine-tuning."""
+
+    batch_size: Count = 128
+    """Records a step (released script: 4 x 4 accumulated x 8 GPUs)."""
+    learning_rate: SftRates = SftRates()
+    warmup_fraction: Share = 0.03
+    """Share of the steps in which the learning rate rises linearly from 0 (paper: 3 %)."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """Course of the learning rate after the warm-up; cosine and linear end at 0."""
+    paraphrase: bool = True
+    """Ask in several wordings; false asks in the official one only."""
+
+    @property
+    def batch_items(self) -> int:
+        """Records of one step."""
+        return self.batch_size
+
+
+class AdvantageConfig(Section):
+    """How rewards become advantages."""
+
+    normalise_std: bool = True
+    """Divide by the group's standard deviation (paper); false only subtracts the mean."""
+    credit: Literal["none", "leave_one_out", "prefix", "to_go"] = "none"
+    """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`), its gain over the boxes
+    before it (`prefix`), or what it and the rest still add, compared with the group at that place (`to_go`)."""
+    credit_weight: Weight = 1.0
+    """Factor on that credit."""
+
+    @property
+    def gains(self) -> str:
+        """The gains the reward workers compute for this credit: a key of `rewards.records.CREDITS`."""
+        return "prefix" if self.credit == "to_go" else self.credit
+
+
+class GrpoConfig(OptimiserConfig):
+    """Group-relative policy optimisation."""
+
+    num_steps: Count = 1031
+    """Optimiser updates of the stage (paper: 66,000 prompts at 64 a step)."""
+    learning_rate: GrpoRates = GrpoRates()
+    prompts_per_step: Count = 64
+    """Groups a step (paper: 64)."""
+    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    """Answers a prompt (paper: 8); advantages compare them with each other."""
+    kl_beta: Annotated[float, Field(ge=0, le=10)] = 0.01
+    """Weight of the KL term, k3 estimator, against the model GRPO started from (paper: 0.01); 0 keeps no reference."""
+    clip_low: Share = 0.2
+    """The policy ratio is clipped at 1 less this (released script: 0.2)."""
+    clip_high: Annotated[float, Field(ge=0, le=10)] = 0.3
+    """The policy ratio is clipped at 1 plus this (released script: 0.3)."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Sampling temperature, applied in the engine and, alike, in the learner."""
+    max_answer_tokens: Count = 4096
+    """Longer answers are cut and count as truncated (released script: 4096)."""
+    token_mask: Literal["specials", "none"] = "specials"
+    """Ids kept out of sampling, in engine and learner alike: `specials` bars undefined ids and foreign marks."""
+    max_staleness: Annotated[int, Field(ge=0, le=16)] = 0
+    """Weight versions an answer may be behind the learner: 0 is on-policy, 1 overlaps rollout with learning."""
+    max_failed_fraction: Share = 0.1
+    """Groups that could not be generated or scored, as a share of those dispatched; more stop the run."""
+    advantage: AdvantageConfig = AdvantageConfig()
+
+    @property
+    def batch_items(self) -> int:
+        """Groups of one step."""
+        return self.prompts_per_step
+
+    @property
+    def answers_per_step(self) -> int:
+        """Answers of all groups of one step."""
+        return self.prompts_per_step * self.group_size
+
+
+class RewardWeights(Section):
+    """Factors of the terms of the `matched` reward; every term is logged by name whatever its factor."""
+
+    f1: Weight = 1.0
+    """One-to-one IoU F1 of the answer."""
+    duplicates: Weight = 0.5
+    """Penalty: copies beyond the first of a group of near-equal shapes, per true object."""
+    surplus: Weight = 0.25
+    """Penalty: shapes beyond the number of true ones, per true object."""
+    large: Weight = 0.25
+    """Penalty: unmatched boxes over 95 % of the image, per true object."""
+    format: Weight = 0.25
+    """Penalty: an answer with any fault of grammar."""
+    truncated: Weight = 0.25
+    """Penalty: an answer cut by the token limit."""
+
+
+class RewardConfig(Section):
+    """What an answer is worth."""
+
+    name: Literal["matched", "paper", "official"] = "matched"
+    """`matched`: one-to-one IoU F1 with penalties; `paper`, `official`: the formulas of paper and released code."""
+    weights: RewardWeights = RewardWeights()

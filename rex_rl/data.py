@@ -1,0 +1,83 @@
+"""The prompt stream and the SFT targets: deterministic, and resumable by a single number, the position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rex_rl.codec import Codec
+from rex_rl.tasks import TASKS
+from rex_rl.types import Answer, FinishReason, Prompt, Record, ScoredAnswer, TrainGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptStream:
+    """Endless prompts over some records: every epoch in an order of its own, categories shuffled in each prompt.
+
+    `prompts(first, count)` is a pure function of seed and position, so resuming needs no state but the position.
+    """
+
+    records: Sequence[Record]
+    seed: int
+    paraphrase: bool = False
+    """Ask in several wordings, else in the official one only."""
+
+    def prompts(self, first: int, count: int) -> list[Prompt]:
+        """Prompts at positions first .. first + count - 1."""
+        return [self._prompt(position) for position in range(first, first + count)]
+
+    def _prompt(self, position: int) -> Prompt:
+        epoch, place = divmod(position, len(self.records))
+        record = self.records[self._order(epoch)[place]]
+        rng = np.random.default_rng([self.seed, position])
+        categories = tuple(record.categories[i] for i in rng.permutation(len(record.categories)))
+        wording = int(rng.integers(len(TASKS[record.task].wordings))) if self.paraphrase else None
+        return Prompt(
+            uid=f"{position:06d}:{record.id}",
+            record=replace(record, categories=categories),
+            question=TASKS[record.task].question(categories, wording),
+        )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.records))
+
+
+def evaluation_prompts(records: Sequence[Record]) -> list[Prompt]:
+    """One prompt a record: categories in the file's order, the official wording."""
+    return [
+        Prompt(uid=f"eval:{record.id}", record=record, question=TASKS[record.task].question(record.categories))
+        for record in records
+    ]
+
+
+def split_records(
+    records: Sequence[Record], *, heldout_fraction: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """(training, held-out) records: a seeded share is held back, at least one and never all."""
+    order = np.random.default_rng([seed, 1]).permutation(len(records))
+    num_heldout = min(max(1, round(heldout_fraction * len(records))), len(records) - 1)
+    held = set(order[:num_heldout].tolist())
+    return (
+        [record for i, record in enumerate(records) if i not in held],
+        [record for i, record in enumerate(records) if i in held],
+    )
+
+
+def sft_batch(prompts: Sequence[Prompt], codec: Codec) -> list[TrainGroup]:
+    """True answers as groups of one: every token weighs the same (a token mean over the step)."""
+    targets = [codec.encode(prompt.record, prompt.record.categories) for prompt in prompts]
+    weight = 1.0 / sum(tokens_T.size for tokens_T in targets)
+    return [
+        TrainGroup(prompt=prompt, answers=(_as_learned(tokens_T, weight),))
+        for prompt, tokens_T in zip(prompts, targets, strict=True)
+    ]
+
+
+def _as_learned(tokens_T: np.ndarray, weight: float) -> ScoredAnswer:
+    answer = Answer(
+        tokens_T=tokens_T,
+        logprobs_T=np.zeros(tokens_T.size, dtype=np.float32),
+        versions_T=np.zeros(tokens_T.size, dtype=np.int64),
+        finish_reason=FinishReason.STOP,
+    )
+    return ScoredAnswer(answer=answer, advantages_T=np.ones(tokens_T.size, dtype=np.float32), token_weight=weight)

@@ -1,0 +1,71 @@
+"""The records of a run: training and held-out, from the config's paths or from the synthetic world."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rex_rl.coco import read_dataset
+from rex_rl.config import Config
+from rex_rl.config_schema import SHAPES_DATA, DataConfig
+from rex_rl.data import split_records
+from rex_rl.errors import DataError
+from rex_rl.records import BadRecord, RecordSet
+from rex_rl.types import Record
+
+HELDOUT_SEED_OFFSET = 1_000_003
+"""Held-out scenes are drawn from seeds that no training split uses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSplit:
+    """Records to train on, records to judge by, and those that were skipped."""
+
+    train: tuple[Record, ...]
+    heldout: tuple[Record, ...]
+    bad: tuple[BadRecord, ...]
+
+
+def load_split(config: Config) -> DataSplit:
+    """Read what the config names; raises DataError for whatever cannot be used (see rex_rl.records)."""
+    data = config.data
+    if data.train == SHAPES_DATA:
+        train_file, heldout_file = shapes_files(config.run_root, data)
+    else:
+        train_file, heldout_file = Path(data.train), data.heldout
+    train = _read(train_file, data.images, data)
+    if heldout_file is None:
+        if len(train.records) < 2:
+            raise DataError(
+                f"{train_file}: {len(train.records)} good record; one to train on and one to hold back are needed"
+            )
+        kept, held = split_records(train.records, heldout_fraction=data.heldout_fraction, seed=config.seed)
+        bad = train.bad
+    else:
+        heldout = _read(heldout_file, data.heldout_images or data.images, data)
+        kept, held, bad = list(train.records), list(heldout.records), (*train.bad, *heldout.bad)
+    return DataSplit(train=tuple(kept), heldout=tuple(held[: config.evaluation.num_images]), bad=bad)
+
+
+def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
+    """(training, held-out) files of the synthetic world below the run root, made on first use."""
+    from rex_rl.shapes.world import SceneKind, write_split
+
+    world = data.shapes
+    folder = run_root / "data" / f"shapes_{world.num_train}_{world.num_heldout}_{world.seed}"
+    files = {
+        "train": (world.num_train, world.seed),
+        "heldout": (world.num_heldout, world.seed + HELDOUT_SEED_OFFSET),
+    }
+    for name, (num_images, seed) in files.items():
+        if not (folder / f"{name}.jsonl").is_file():  # written after its images, so it stands for a whole split
+            write_split(folder, name=name, num_images=num_images, seed=seed, kind=SceneKind())
+    return folder / "train.jsonl", folder / "heldout.jsonl"
+
+
+def _read(file: Path, images: Path | None, data: DataConfig) -> RecordSet:
+    return read_dataset(
+        file,
+        images=images,
+        task=data.task,
+        max_bad_fraction=data.max_bad_fraction,
+        decode_images=True,
+    )

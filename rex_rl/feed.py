@@ -1,0 +1,95 @@
+"""The feed: keeps `(max_staleness + 1) * P` groups in flight and hands them out oldest first.
+
+Synchronous and overlapped training are the same loop; how far rollout may run ahead of learning is a number here.
+This is the one place where a failed group is handled: counted by reason, dispatched again, and above a limit the run
+stops. An error never becomes a reward.
+"""
+
+import hashlib
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from rex_rl.data import PromptStream
+from rex_rl.errors import RolloutError, StalenessError
+from rex_rl.interfaces import RolloutPool, Ticket
+from rex_rl.types import Group, Prompt, Sampling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedOptions:
+    """Sizes and limits of a feed."""
+
+    prompts_per_step: int
+    group_size: int
+    temperature: float
+    max_answer_tokens: int
+    max_staleness: int
+    max_failed_fraction: float
+    seed: int
+
+
+class RolloutFeed:
+    """Groups of one step at a time, in the order of the prompt stream."""
+
+    def __init__(self, pool: RolloutPool, stream: PromptStream, options: FeedOptions) -> None:
+        self._pool, self._stream, self._options = pool, stream, options
+        self._in_flight: deque[tuple[Prompt, Ticket]] = deque()
+        self._next = 0
+        self.failures: Counter[str] = Counter()
+        """Reason -> failed attempts so far."""
+
+    def open(self, version: int) -> None:
+        """Dispatch prompts up to the bound. `version` is both what the engines serve and how many steps were learned.
+
+        The position follows from the version alone: after v steps, v * P prompts are used, wherever a run resumed.
+        """
+        size = self._options.prompts_per_step
+        self._next = max(self._next, version * size)
+        limit = (version + self._options.max_staleness + 1) * size
+        for prompt in self._stream.prompts(self._next, limit - self._next):
+            self._in_flight.append((prompt, self._dispatch(prompt)))
+        self._next = limit
+
+    def take(self, version: int) -> list[Group]:
+        """The P oldest groups, waited for; each checked against the staleness bound."""
+        oldest = [self._in_flight.popleft() for _ in range(self._options.prompts_per_step)]
+        groups = [self._finish(prompt, ticket) for prompt, ticket in oldest]
+        for group in groups:
+            behind = version - min(answer.oldest_version for answer in group.answers)
+            if behind > self._options.max_staleness:
+                raise StalenessError(
+                    f"{group.prompt.uid}: written {behind} versions ago, max_staleness is {self._options.max_staleness}"
+                )
+        return groups
+
+    def _dispatch(self, prompt: Prompt) -> Ticket:
+        sampling = Sampling(
+            num_answers=self._options.group_size,
+            temperature=self._options.temperature,
+            max_tokens=self._options.max_answer_tokens,
+            seed=sampling_seed(self._options.seed, prompt.uid),
+        )
+        return self._pool.submit(prompt, sampling)
+
+    def _finish(self, prompt: Prompt, ticket: Ticket) -> Group:
+        while True:
+            try:
+                return self._pool.result(ticket)
+            except RolloutError as error:
+                self.failures[type(error.__cause__ or error).__name__] += 1
+                logger.warning("group %s failed, dispatched again: %s", prompt.uid, error)
+                if self.failures.total() > self._options.max_failed_fraction * max(self._next, 10):
+                    raise
+                ticket = self._dispatch(prompt)
+
+
+def sampling_seed(seed: int, uid: str) -> int:
+    """A seed for one prompt's answers: the same in every run with this seed, whichever worker answers.
+
+    >>> sampling_seed(0, "000001:a") == sampling_seed(0, "000001:a") != sampling_seed(1, "000001:a")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{uid}".encode()).digest()[:4], "big")

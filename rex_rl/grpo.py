@@ -1,0 +1,56 @@
+"""One GRPO run, read in the order the data moves.
+
+Axes: P prompts a step, G answers a prompt, T tokens of an answer.
+No Ray, vLLM, DeepSpeed or torch here: launch.py builds the collaborators and hands them in.
+"""
+
+from rex_rl.advantage import train_group
+from rex_rl.config_schema import GrpoConfig
+from rex_rl.feed import RolloutFeed
+from rex_rl.heldout import HeldOut
+from rex_rl.interfaces import Learner, Progress, RewardPool, WeightSync
+from rex_rl.run_log import RunLog, StepTimer
+from rex_rl.schedule import learning_rate_factor
+from rex_rl.sft import due
+from rex_rl.step_metrics import grpo_metrics
+
+
+def train(
+    config: GrpoConfig,
+    *,
+    feed: RolloutFeed,
+    rewards: RewardPool,
+    learner: Learner,
+    sync: WeightSync,
+    progress: Progress,
+    heldout: HeldOut,
+    log: RunLog,
+) -> None:
+    """Train for `config.num_steps` steps, from where `progress` stands."""
+    step = progress.restore(learner)  # 0 on a fresh run
+    sync.publish(version=step)  # engines serve the learner's weights, never their own copy
+    feed.open(version=step)  # (max_staleness + 1) * P groups are on their way from here on
+    while step < config.num_steps:
+        timer = StepTimer()
+        with timer("rollout"):
+            groups = feed.take(version=step)  # P groups of G answers, oldest first
+        with timer("reward"):
+            scores = rewards.score(groups)  # a total and every term by name, [G] a group
+        with timer("advantage"):
+            batch = [
+                train_group(group, score, config.advantage, num_answers=config.answers_per_step)
+                for group, score in zip(groups, scores, strict=True)
+            ]
+        with timer("learn"):
+            learned = learner.step(batch, learning_rate_factor(step, config))  # raises before weights go bad
+        step += 1
+        with timer("sync"):
+            sent = sync.publish(version=step)  # returns when every engine confirmed `step`
+        feed.open(version=step)  # only now: no answer is born stale
+
+        metrics = grpo_metrics(groups, scores, learned) | sent
+        log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
+        if due(step, every=config.save_every, last=config.num_steps):
+            progress.save(step, learner)
+        if due(step, every=config.eval_every, last=config.num_steps):
+            log.evaluation("grpo", step, heldout.evaluate("grpo", step))

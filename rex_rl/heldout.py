@@ -1,0 +1,108 @@
+"""Held-out evaluation: greedy answers of the rollout workers, compared with the untouched truth.
+
+Every evaluation leaves its answers in `samples/STAGE_000010.jsonl`, which the report draws from.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rex_rl.codec import Codec, dequantise, geometry_of
+from rex_rl.data import evaluation_prompts
+from rex_rl.evaluation import ImageResult, evaluate_detections
+from rex_rl.interfaces import RolloutPool
+from rex_rl.run_folder import RunFolder
+from rex_rl.tasks import TASKS
+from rex_rl.types import Answer, Record, Sampling
+
+
+class HeldOut:
+    """The held-out records of a run and the workers that answer them."""
+
+    def __init__(
+        self, pool: RolloutPool, records: Sequence[Record], codec: Codec, *, max_answer_tokens: int, run: RunFolder
+    ) -> None:
+        self._pool, self._records, self._codec, self._run = pool, records, codec, run
+        self._max_answer_tokens = max_answer_tokens
+        self.figures: dict[str, float] = {}
+        """The newest evaluation's."""
+
+    def evaluate(self, stage: str, step: int) -> dict[str, float]:
+        """The figures of `rex_rl.evaluation` for the weights the workers serve now; the answers go to `samples/`."""
+        with self._run.timed(f"{stage}_eval"):
+            results = answer_greedily(self._pool, self._records, self._codec, max_answer_tokens=self._max_answer_tokens)
+            write_samples(self._run.folder / "samples" / f"{stage}_{step:06d}.jsonl", self._records, results)
+            self.figures = evaluate_detections(results)
+        return self.figures
+
+
+def answer_greedily(
+    pool: RolloutPool, records: Sequence[Record], codec: Codec, *, max_answer_tokens: int
+) -> list[ImageResult]:
+    """One greedy answer to every record, in order."""
+    sampling = Sampling(num_answers=1, temperature=0.0, max_tokens=max_answer_tokens, seed=0)
+    tickets = [pool.submit(prompt, sampling) for prompt in evaluation_prompts(records)]
+    groups = [pool.result(ticket) for ticket in tickets]
+    return [result_of(record, group.answers[0], codec) for record, group in zip(records, groups, strict=True)]
+
+
+def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
+    """A record and what was said to it, in pixels."""
+    geometry = TASKS[record.task].geometry
+    shapes = codec.decode(answer.tokens_T, geometry=geometry, categories=record.categories)
+    return ImageResult(
+        image_id=record.id,
+        width=record.width,
+        height=record.height,
+        truth_labels=tuple(thing.label for thing in record.objects),
+        truth_N4=geometry_of(record.objects, geometry),
+        said_labels=shapes.labels,
+        said_N4=dequantise(shapes.bins_NK, record.size),
+        faults=shapes.faults,
+    )
+
+
+def write_samples(file: Path, records: Sequence[Record], results: Sequence[ImageResult]) -> None:
+    """One JSON line an image: its path, its truth, what was said."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "id": result.image_id,
+            "image": record.image,
+            "width": result.width,
+            "height": result.height,
+            "truth": _boxes(result.truth_labels, result.truth_N4),
+            "said": _boxes(result.said_labels, result.said_N4),
+            "faults": list(result.faults),
+        }
+        for record, result in zip(records, results, strict=True)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_samples(file: Path) -> list[tuple[str, ImageResult]]:
+    """(image path, result) of every line that :func:`write_samples` wrote."""
+    return [(line["image"], _result(line)) for line in map(json.loads, file.read_text().splitlines())]
+
+
+def _boxes(labels: Sequence[str], boxes_N4: np.ndarray) -> list[dict[str, object]]:
+    return [
+        {"label": label, "bbox": [round(float(value), 2) for value in box_4]}
+        for label, box_4 in zip(labels, boxes_N4, strict=True)
+    ]
+
+
+def _result(line: dict) -> ImageResult:
+    truth, said = line["truth"], line["said"]
+    return ImageResult(
+        image_id=line["id"],
+        width=line["width"],
+        height=line["height"],
+        truth_labels=tuple(box["label"] for box in truth),
+        truth_N4=np.array([box["bbox"] for box in truth], dtype=np.float64).reshape(-1, 4),
+        said_labels=tuple(box["label"] for box in said),
+        said_N4=np.array([box["bbox"] for box in said], dtype=np.float64).reshape(-1, 4),
+        faults=tuple(line["faults"]),
+    )

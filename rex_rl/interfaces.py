@@ -1,0 +1,56 @@
+"""What the loops need of the world. launch.py builds the real ones on Ray; tests use small fakes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rex_rl.types import Group, Mean, Prompt, Sampling, Scores, TrainGroup
+
+Ticket = Any
+"""What a pool gives for a submitted prompt, to ask for its group later."""
+
+
+class RolloutPool(Protocol):
+    """Workers that answer prompts."""
+
+    def submit(self, prompt: Prompt, sampling: Sampling) -> Ticket:
+        """Start answering; returns at once."""
+
+    def result(self, ticket: Ticket) -> Group:
+        """Wait for a submitted prompt's group; raises RolloutError when it could not be made."""
+
+
+class RewardPool(Protocol):
+    """Workers that score groups."""
+
+    def score(self, groups: Sequence[Group]) -> list[Scores]:
+        """One Scores a group, in order."""
+
+
+class Learner(Protocol):
+    """The ranks that hold and train the policy."""
+
+    def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
+        """One optimizer step; raises NonFiniteError before any weight changes."""
+
+    def save_state(self, folder: Any) -> None:
+        """Write weights and optimizer state into a folder."""
+
+    def load_state(self, folder: Any, num_steps: int) -> None:
+        """Put back what save_state wrote after `num_steps` steps."""
+
+
+class WeightSync(Protocol):
+    """The way of weights from learner to engines."""
+
+    def publish(self, version: int) -> Mapping[str, float]:
+        """Return only when every serving engine confirmed `version`; gives what it cost, as metrics."""
+
+
+class Progress(Protocol):
+    """Where a stage's state is kept between processes."""
+
+    def restore(self, learner: Learner) -> int:
+        """Load the newest intact checkpoint into the learner; returns its step, 0 on a fresh run."""
+
+    def save(self, step: int, learner: Learner) -> None:
+        """Write a checkpoint after `step` steps."""

@@ -1,0 +1,123 @@
+"""A run's folder: what is where, what is done, and how long each part took.
+
+```
+runs/NAME/ config.yaml metrics.jsonl summary.json report.html
+           checkpoints/ samples/ stages/sft/ stages/grpo/ model/ wandb/
+```
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rex_rl.checkpoints import StageCheckpoints
+from rex_rl.config import Config, dump_config
+from rex_rl.errors import ConfigError
+
+CONFIG, STATE, SUMMARY, MODEL = "config.yaml", "state.json", "summary.json", "model"
+
+
+class RunFolder:
+    """One run on disk. Opening it again goes on where it was left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else {}
+        self.wall_s: dict[str, float] = state.get("wall_s", {})
+        self.figures: dict[str, dict[str, float]] = state.get("figures", {})
+        self._parts: list[str] = []
+        self._last_lap = 0.0
+
+    @classmethod
+    def open(cls, config: Config) -> "RunFolder":
+        """Make or reopen the folder of a config; raises ConfigError where it holds a run of another config."""
+        folder, resolved = config.run_folder, dump_config(config)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / CONFIG).is_file():
+                (folder / CONFIG).write_text(resolved)
+        except OSError as error:
+            raise ConfigError(f"run_root = {config.run_root}: {error.strerror or error}") from error
+        if (changed := _first_difference((folder / CONFIG).read_text(), resolved)) is not None:
+            raise ConfigError(
+                f"{folder / CONFIG}: the run there has another configuration ({changed}); take a new name"
+            )
+        return cls(folder)
+
+    def checkpoints(self, stage: str, *, keep: int) -> StageCheckpoints:
+        """The checkpoints of a stage."""
+        return StageCheckpoints(self.folder / "checkpoints", stage, keep=keep)
+
+    def stage_model(self, stage: str) -> Path:
+        """Where a stage leaves its model."""
+        return self.folder / "stages" / stage
+
+    def start_of(self, stage: str, model: Path) -> Path:
+        """What a stage starts from: the SFT model where this run made one, else the configured model."""
+        return self.stage_model("sft") if stage == "grpo" and self.is_done("sft") else model
+
+    def is_done(self, stage: str) -> bool:
+        """True when the stage ended and its figures and model are on disk."""
+        return stage in self.figures
+
+    def end_stage(self, stage: str, figures: dict[str, float]) -> None:
+        """Note a stage's held-out figures; from here on it is done."""
+        self.figures[stage] = figures
+        self._save()
+
+    @contextlib.contextmanager
+    def timed(self, part: str, *, since: float | None = None) -> Iterator[None]:
+        """Count the block's seconds to a part of the run; an inner part's seconds are not its outer one's.
+
+        So parts are disjoint and add up to the run. Seconds of an interrupted attempt stay in.
+        """
+        self._lap(time.monotonic() if since is None else since)
+        self._parts.append(part)
+        try:
+            yield
+        finally:
+            self._lap(time.monotonic())
+            self._parts.pop()
+            self._save()
+
+    def _lap(self, now: float) -> None:
+        """Count what passed since the last lap to the innermost open part."""
+        if self._parts:
+            part = self._parts[-1]
+            self.wall_s[part] = self.wall_s.get(part, 0.0) + now - self._last_lap
+        self._last_lap = now
+
+    def publish_model(self, stage: str) -> None:
+        """Make the last stage's model the run's model."""
+        beside = self.folder / f"{MODEL}.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(self.stage_model(stage), beside)
+        shutil.rmtree(self.folder / MODEL, ignore_errors=True)
+        beside.rename(self.folder / MODEL)
+
+    def write_summary(self) -> None:
+        """Write `summary.json`: the figures of each stage, and the seconds of each part."""
+        summary = {**self.figures, "wall_s": {part: round(seconds, 2) for part, seconds in self.wall_s.items()}}
+        _write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def _save(self) -> None:
+        _write_whole(self.folder / STATE, json.dumps({"wall_s": self.wall_s, "figures": self.figures}, indent=2))
+
+
+def _write_whole(file: Path, text: str) -> None:
+    beside = file.with_name(f"{file.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, file)
+
+
+def _first_difference(there: str, here: str) -> str | None:
+    """The first line in which two resolved configs differ."""
+    old, new = there.splitlines(), here.splitlines()
+    for before, after in zip(old, new, strict=False):
+        if before != after:
+            return f"there `{before.strip()}`, now `{after.strip()}`"
+    return None if len(old) == len(new) else "one has more keys"

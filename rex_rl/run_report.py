@@ -1,0 +1,90 @@
+"""From a run's folder to its `report.html`; reads files only, so it works while a run goes on and after."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rex_rl.draw import Series
+from rex_rl.errors import DataError
+from rex_rl.heldout import read_samples
+from rex_rl.report import EvalPoint, ReportData, Sample, write_report
+from rex_rl.run_folder import CONFIG, SUMMARY
+from rex_rl.run_log import read_metrics
+
+STAGES = ("sft", "grpo")
+NUM_SAMPLES = 12
+EVAL_PREFIX = "eval/"
+SHOWN_KEYS = (
+    ("model", "path"),
+    ("data", "train"),
+    ("sft", "num_steps"),
+    ("grpo", "num_steps"),
+    ("grpo", "prompts_per_step"),
+    ("grpo", "group_size"),
+    ("grpo", "kl_beta"),
+    ("reward", "name"),
+    ("rollout", "num_workers"),
+    ("learner", "num_ranks"),
+)
+
+
+def write_run_report(folder: Path) -> Path:
+    """Write `report.html` of a run from its config, metrics, summary and samples; returns the page's path."""
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}: no {CONFIG}, so not a run's folder")
+    import yaml
+
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    rows = read_metrics(folder / "metrics.jsonl")
+    summary = json.loads((folder / SUMMARY).read_text()) if (folder / SUMMARY).is_file() else {}
+    data = ReportData(
+        run_name=config["name"],
+        config={".".join(key): config[key[0]][key[1]] for key in SHOWN_KEYS},
+        summary=summary,
+        series=_series(rows),
+        evaluations=_evaluations(rows),
+        samples=_samples(folder / "samples"),
+    )
+    write_report(folder / "report.html", data)
+    return folder / "report.html"
+
+
+def _series(rows: list[dict[str, Any]]) -> dict[str, Series]:
+    """Curves of the report by name: GRPO's under their own, SFT's loss as `sft/loss`."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if row.get("stage") in STAGES and isinstance(value, float | int) and not name.startswith(EVAL_PREFIX):
+                shown = name if row["stage"] == "grpo" else f"sft/{name}"
+                points.setdefault(shown, []).append((row["step"], value))
+    wanted = [
+        name
+        for name in points
+        if name in ("reward", "kl", "entropy", "sft/loss") or (name.startswith("rewards/") and name.endswith("/mean"))
+    ]
+    return {
+        name: Series(steps=[step for step, _ in points[name]], values=[value for _, value in points[name]])
+        for name in wanted
+    }
+
+
+def _evaluations(rows: list[dict[str, Any]]) -> list[EvalPoint]:
+    return [
+        EvalPoint(
+            stage=row["stage"],
+            step=row["step"],
+            metrics={name.removeprefix(EVAL_PREFIX): row[name] for name in row if name.startswith(EVAL_PREFIX)},
+        )
+        for row in rows
+        if any(name.startswith(EVAL_PREFIX) for name in row)
+    ]
+
+
+def _samples(folder: Path) -> list[Sample]:
+    """The first images of the held-out set, answered at the end of each stage."""
+    answers: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        for file in sorted(folder.glob(f"{stage}_*.jsonl"))[-1:]:
+            for image, result in read_samples(file)[:NUM_SAMPLES]:
+                answers.setdefault(image, {})[stage] = result
+    return [Sample(image=image, answers=by_stage) for image, by_stage in answers.items()]

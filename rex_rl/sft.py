@@ -1,0 +1,48 @@
+"""One SFT run: the same learner, the same log, true answers instead of sampled ones."""
+
+from rex_rl.codec import Codec
+from rex_rl.config_schema import SftConfig
+from rex_rl.data import PromptStream, sft_batch
+from rex_rl.heldout import HeldOut
+from rex_rl.interfaces import Learner, Progress, WeightSync
+from rex_rl.run_log import RunLog, StepTimer
+from rex_rl.schedule import learning_rate_factor
+
+
+def train(
+    config: SftConfig,
+    *,
+    stream: PromptStream,
+    codec: Codec,
+    learner: Learner,
+    sync: WeightSync,
+    progress: Progress,
+    heldout: HeldOut,
+    log: RunLog,
+) -> None:
+    """Train for `config.num_steps` steps, from where `progress` stands."""
+    step = progress.restore(learner)
+    while step < config.num_steps:
+        timer = StepTimer()
+        with timer("data"):
+            batch = sft_batch(stream.prompts(step * config.batch_size, config.batch_size), codec)
+        with timer("learn"):
+            learned = learner.step(batch, learning_rate_factor(step, config))
+        step += 1
+
+        metrics = {name: mean.value for name, mean in learned.items()}
+        log.step("sft", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
+        if due(step, every=config.save_every, last=config.num_steps):
+            progress.save(step, learner)
+        if due(step, every=config.eval_every, last=config.num_steps):
+            sync.publish(version=step)
+            log.evaluation("sft", step, heldout.evaluate("sft", step))
+
+
+def due(step: int, *, every: int, last: int) -> bool:
+    """True at every `every`-th step and at the last one; `every` 0 means only at the last.
+
+    >>> [step for step in range(1, 8) if due(step, every=3, last=7)]
+    [3, 6, 7]
+    """
+    return step == last or (every > 0 and step % every == 0)

@@ -1,0 +1,200 @@
+"""A tiny Qwen2.5-VL: the same architecture and the official token layout, a few million parameters.
+
+Token layout, as in Rex-Omni (reference: ids 150643..151642 of the released tokenizer are `<0>`..`<999>`, right
+below `<|endoftext|>`): byte-level text tokens, then the 1,000 coordinate tokens, then Qwen's special tokens in
+their order, then undefined rows up to a multiple of 64.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from rex_rl.cpu_repair import repair
+from rex_rl.shapes.world import LABELS
+from rex_rl.vocabulary import COORDINATE_TOKENS
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""Qwen2.5-VL's first special tokens, in its order (ids 151643..151656 there)."""
+
+NUM_TEXT_TOKENS = 512
+ROW_MULTIPLE = 64
+IMAGE_MEAN, IMAGE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's normalisation, which Qwen2.5-VL uses."""
+MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 100 * 28 * 28
+
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's pre-tokenisation pattern (interface string, transformers' Qwen2Tokenizer)."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer(corpus: list[str]) -> Tokenizer:
+    """A byte-level BPE of `NUM_TEXT_TOKENS` text tokens learned from `corpus`, in the official layout."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=NUM_TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(corpus, trainer)
+    state = json.loads(bpe.to_str())
+    vocab = state["model"]["vocab"]
+    for offset, text in enumerate((*COORDINATE_TOKENS, *SPECIAL_TOKENS), start=len(vocab)):
+        vocab[text] = offset
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    added = [AddedToken(text, special=True, normalized=False) for text in (*COORDINATE_TOKENS, *SPECIAL_TOKENS)]
+    tokenizer.add_special_tokens(added)
+    return tokenizer
+
+
+def build_config(tokenizer: Tokenizer) -> "Qwen2_5_VLConfig":
+    """Sizes of the tiny model: about 2 million parameters, 4 MB in bfloat16."""
+    repair()
+    from transformers import Qwen2_5_VLConfig
+
+    ids = {text: tokenizer.token_to_id(text) for text in SPECIAL_TOKENS}
+    rows = -(-tokenizer.get_vocab_size() // ROW_MULTIPLE) * ROW_MULTIPLE
+    return Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": rows,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "tie_word_embeddings": True,
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_heads": 4,
+            "out_hidden_size": 128,
+            "fullatt_block_indexes": [0, 1, 2, 3],
+        },
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+
+
+def build_model(tokenizer: Tokenizer, *, seed: int) -> "Qwen2_5_VLForConditionalGeneration":
+    """A freshly initialised model whose coordinate rows start as smooth Fourier features of their value.
+
+    Neighbouring coordinates then begin alike, which is what a trained Rex-Omni's rows look like; from independent
+    rows the tiny model spends most of its training discovering that 500 and 501 are neighbours.
+    """
+    repair()
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer))
+    table = model.get_input_embeddings().weight
+    value = torch.arange(len(COORDINATE_TOKENS)) / len(COORDINATE_TOKENS)
+    half = table.shape[1] // 2
+    wavenumber = torch.pi * torch.logspace(0, np.log10(80), half)  # from half a wave over the canvas to 40 waves
+    angle = value[:, None] * wavenumber[None, :]
+    features = torch.cat([angle.sin(), angle.cos()], dim=1) * table.std()
+    first = tokenizer.token_to_id(COORDINATE_TOKENS[0])
+    with torch.no_grad():
+        table[first : first + len(COORDINATE_TOKENS)] = features * 2**0.5
+    return model
+
+
+def write_processor_files(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write tokenizer, image and video processor and chat template the way transformers and vLLM expect them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "bos_token": None,
+            "model_max_length": 4096,
+            "clean_up_tokenization_spaces": False,
+            "add_prefix_space": False,
+        },
+    )
+    pixels = {
+        "patch_size": 14,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+    }
+    _write_json(
+        folder / "preprocessor_config.json",
+        {**pixels, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"},
+    )
+    _write_json(
+        folder / "video_preprocessor_config.json",
+        {**pixels, "video_processor_type": "Qwen2VLVideoProcessor", "processor_class": "Qwen2_5_VLProcessor"},
+    )
+    _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    _write_json(folder / "generation_config.json", {"do_sample": False})
+
+
+def _write_json(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def default_tokenizer() -> Tokenizer:
+    """The tokenizer of the shapes world: its prompts and labels, learned from a fixed corpus."""
+    from rex_rl.tasks import TASKS
+
+    corpus = [
+        "You are a helpful assistant",
+        "system\nuser\nassistant\n",
+        "None",
+        "Describe the picture.",
+        *(template for task in TASKS.values() for template in (task.template, *task.paraphrases)),
+        *(f" {label}, {label}" for label in LABELS),
+    ]
+    return build_tokenizer([f"{line}" for line in corpus for _ in range(4)])

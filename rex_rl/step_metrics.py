@@ -1,0 +1,34 @@
+"""What a step logs, under the names RL users know (TRL's, where it has one)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rex_rl.types import FinishReason, Group, Mean, Scores
+
+
+def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Mapping[str, Mean]) -> dict[str, float]:
+    """Metrics of one GRPO step: rewards over all answers, spreads within groups, completions, what the learner says.
+
+    `reward_std` is the mean over groups of the standard deviation inside a group; `frac_reward_zero_std` the share of
+    groups that taught nothing by their total because all answers earned the same.
+    """
+    total_PG = np.stack([one.total_G for one in scores])
+    std_P = total_PG.std(axis=1)
+    answers = [answer for group in groups for answer in group.answers]
+    lengths_N = np.array([answer.tokens_T.size for answer in answers])
+    metrics = {
+        "reward": float(total_PG.mean()),
+        "reward_std": float(std_P.mean()),
+        "frac_reward_zero_std": float((std_P < 1e-9).mean()),
+        "completions/mean_length": float(lengths_N.mean()),
+        "completions/max_length": float(lengths_N.max()),
+        "completions/clipped_ratio": float(
+            np.mean([answer.finish_reason is FinishReason.LENGTH for answer in answers])
+        ),
+        "completions/mean_shapes": float(np.mean([len(shapes.labels) for one in scores for shapes in one.shapes_G])),
+        "completions/fault_ratio": float(np.mean([bool(shapes.faults) for one in scores for shapes in one.shapes_G])),
+    }
+    for name in scores[0].terms_G:
+        metrics[f"rewards/{name}/mean"] = float(np.mean([one.terms_G[name].mean() for one in scores]))
+    return metrics | {name: mean.value for name, mean in learned.items()}

@@ -1,0 +1,175 @@
+"""The records that cross a process border. Frozen, picklable, one per thing; no parallel lists.
+
+Axes: T tokens of one answer, G answers of one prompt, P prompts of one step, N shapes.
+Boxes are [x0, y0, x1, y1]; `bins` are on the 1,000-line grid of codec.py, `px` are pixels of the original image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Object:
+    """One annotated thing: exactly one geometry is set.
+
+    `Object(label="cat", bbox=(12.0, 30.5, 99.0, 140.0))`
+    """
+
+    label: str
+    bbox: tuple[float, float, float, float] | None = None
+    """Pixels of the original image, x0 < x1 and y0 < y1."""
+    point: tuple[float, float] | None = None
+    """Pixels of the original image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One image with its question and the true answer: a line of a data set."""
+
+    id: str
+    image: str
+    """Absolute path of the image file."""
+    task: str
+    """A key of `rex_rl.tasks.TASKS`."""
+    categories: tuple[str, ...]
+    """What is asked for; those without an object are answered `None`."""
+    objects: tuple[Object, ...]
+    width: int
+    """Pixels of the original image."""
+    height: int
+    source: str
+    """`file:line` (JSONL) or `file#image_id` (COCO), for messages."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return (self.width, self.height)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One question to be answered G times (or once, greedily, in an evaluation)."""
+
+    uid: str
+    """Unique in a run: stream position and record id, such as `000017:shapes_000042`."""
+    record: Record
+    question: str
+    """The user's turn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How answers are drawn. Training uses top_p 1 and no top_k, so these four numbers say it all."""
+
+    num_answers: int
+    temperature: float
+    """0 is greedy."""
+    max_tokens: int
+    seed: int
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """The model said the end token, which is the answer's last token."""
+    LENGTH = "length"
+    """The token limit cut it: a truncated answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the engine said to one prompt, once."""
+
+    tokens_T: np.ndarray
+    """int64 ids, the end token included where the model said it."""
+    logprobs_T: np.ndarray
+    """float32 behaviour log-probabilities: of the distribution the token was drawn from (temperature, mask)."""
+    versions_T: np.ndarray
+    """int64 weight version that wrote each token."""
+    finish_reason: FinishReason
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest weights that took part."""
+        return int(self.versions_T.min())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A prompt with its G answers: the unit of rollout, reward, advantage and learning."""
+
+    prompt: Prompt
+    answers: tuple[Answer, ...]
+    worker: str = ""
+    """Name of the rollout worker that wrote it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shapes:
+    """What an answer says, decoded from its token ids: N shapes of one geometry, in the order written."""
+
+    labels: tuple[str, ...]
+    """[N] the phrase each shape stands under."""
+    bins_NK: np.ndarray
+    """int64 [N, 4] boxes or [N, 2] points on the grid, as written (corners may be swapped)."""
+    spans_N2: np.ndarray
+    """int64 [N, 2] tokens [start, end) of each shape, the separator before it included."""
+    faults: tuple[str, ...]
+    """Named faults of the answer, see `rex_rl.codec.FAULTS`; empty when it is well formed."""
+    absent: tuple[str, ...] = ()
+    """Phrases answered `None`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Rewards of the G answers of one group: the total and every term by name, each [G] float64."""
+
+    total_G: np.ndarray
+    terms_G: Mapping[str, np.ndarray]
+    gains_GN: tuple[np.ndarray, ...]
+    """[G] of [N]: what each said shape added to the reward, in the order written; empty where credit is off."""
+    shapes_G: tuple[Shapes, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredAnswer:
+    """An answer ready to learn from."""
+
+    answer: Answer
+    advantages_T: np.ndarray
+    """float32 advantage of every token (SFT: ones)."""
+    token_weight: float
+    """What each of its tokens counts in the step's loss; the weights of a whole step's tokens sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainGroup:
+    """A prompt and its answers with their advantages: the unit of a batch (SFT: one answer, advantage 1)."""
+
+    prompt: Prompt
+    answers: tuple[ScoredAnswer, ...]
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens the loss is taken over."""
+        return sum(scored.answer.tokens_T.size for scored in self.answers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mean:
+    """A mean that can still be joined with others: it keeps its sum and its count."""
+
+    total: float
+    count: float
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(total=self.total + other.total, count=self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN of nothing."""
+        return self.total / self.count if self.count else float("nan")

@@ -1,0 +1,37 @@
+"""What all tests share: marks, and an environment that neither sees nor changes the user's own."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+_FOREIGN = ("REX_RUN_ROOT", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS", "WANDB_API_KEY")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("engine", "soak")):
+            item.add_marker(pytest.mark.unit)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def ray_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables that give Ray a token of its own, for subprocesses: the user's is neither needed nor changed."""
+    token = tmp_path_factory.mktemp("ray") / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}

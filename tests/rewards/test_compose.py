@@ -1,0 +1,147 @@
+"""The composition: terms by name, weights, refusals, and that a group is scored as its answers one by one."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rewards import REWARDS, RewardWeights, Said, Truth, score_group
+
+SceneMaker = Callable[[np.random.Generator, int], tuple[Said, Truth]]
+
+WEIGHTS = RewardWeights()
+BOX, OTHER, GIANT = [100, 100, 300, 300], [500, 500, 700, 700], [0, 0, 999, 999]
+TRUTH = Truth(("a", "b"), np.array([BOX, OTHER]), ("a", "b", "c"))
+
+
+def answer(*shapes: tuple[str, list[int]], faults: tuple[str, ...] = (), absent: tuple[str, ...] = ("c",)) -> Said:
+    """An answer of labelled boxes that says `None` for c unless told otherwise."""
+    bins_NK = np.array([shape for _, shape in shapes], dtype=np.int64).reshape(-1, 4)
+    bins_NK.flags.writeable = False  # as Ray's object store hands them out
+    return SimpleNamespace(labels=tuple(label for label, _ in shapes), bins_NK=bins_NK, faults=faults, absent=absent)
+
+
+HAND_TABLE = {
+    # name: (answer, {term: value} of the terms that are not 0)
+    "perfect": (answer(("b", OTHER), ("a", BOX)), {"f1": 1.0}),
+    "labels swapped": (answer(("a", OTHER), ("b", BOX)), {}),
+    "empty, truncated": (answer(faults=("truncated",)), {"truncated": 1.0, "count_error": -1.0}),
+    "None for c is missing": (answer(("b", OTHER), ("a", BOX), absent=()), {"f1": 1.0, "format": 1.0}),
+    "a box instead of None": (
+        answer(("b", OTHER), ("a", BOX), ("c", BOX), absent=()),
+        {"f1": 4 / 5, "surplus": 0.5, "format": 1.0, "count_error": 0.5},
+    ),
+    "a copy": (answer(("a", BOX), ("a", BOX)), {"f1": 2 / 4, "duplicates": 0.5}),
+    "the same box under two labels": (answer(("a", BOX), ("b", BOX)), {"f1": 2 / 4}),
+    "an unknown label counts": (
+        answer(("a", BOX), ("b", OTHER), ("unicorn", BOX)),
+        {"f1": 4 / 5, "surplus": 0.5, "count_error": 0.5},
+    ),
+    "swapped corners count": (answer(("a", [300, 100, 100, 300]), faults=("swapped_corners",)),
+                              {"format": 1.0, "count_error": -0.5}),
+    "a giant over a small truth": (
+        answer(("b", GIANT)),
+        {"f1": 2 * (200 * 200 / 999**2) / 3, "large": 0.5, "count_error": -0.5},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HAND_TABLE)
+def test_terms_by_hand(case: str) -> None:
+    """Every term, and the total as their weighted sum."""
+    said, expected = HAND_TABLE[case]
+    scores = score_group([said], TRUTH, weights=WEIGHTS)
+    names = ("f1", "duplicates", "surplus", "large", "format", "truncated", "count_error")
+    assert {name: float(scores.terms_G[name][0]) for name in names} == pytest.approx(
+        {name: expected.get(name, 0.0) for name in names}
+    )
+    penalties = sum(getattr(WEIGHTS, name) * expected.get(name, 0.0) for name in names[1:-1])
+    assert scores.total_G[0] == pytest.approx(expected.get("f1", 0.0) - penalties)
+
+
+def test_a_giant_that_the_truth_explains_is_not_penalised() -> None:
+    """A true box over half of the grid excuses it, one over less than half does not; the count is per label."""
+    for top, explained in ((480, True), (520, False)):
+        truth = Truth(("a",), np.array([[0, top, 999, 999]]), ("a", "b"))
+        scores = score_group([answer(("a", GIANT)), answer(("b", GIANT))], truth, weights=WEIGHTS)
+        assert scores.terms_G["large"].tolist() == [0.0 if explained else 1.0, 1.0]
+
+
+def test_counts_are_reported() -> None:
+    """What `rex-rl score` prints: shapes said whatever their label, true ones, copies beyond the first."""
+    said_G = [answer(), answer(*[("a", BOX)] * 5, ("unicorn", BOX))]
+    scores = score_group(said_G, TRUTH, weights=WEIGHTS)
+    assert scores.num_said_G.tolist() == [0, 6]
+    assert scores.num_duplicates_G.tolist() == [0, 4]
+    assert scores.num_true == 2
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, name: str) -> None:
+    """Measuring all answers in one pass changes nothing: equal to the last bit, boxes and points, any lengths."""
+    rng = np.random.default_rng(40)
+    for trial in range(30):
+        scenes = [random_scene(rng, (4, 2)[trial % 2]) for _ in range(8)]
+        truth, said_G = scenes[0][1], [said for said, _ in scenes]
+        together = score_group(said_G, truth, weights=WEIGHTS, name=name)
+        alone_G = [score_group([said], truth, weights=WEIGHTS, name=name) for said in said_G]
+        for index, alone in enumerate(alone_G):
+            assert together.total_G[index] == alone.total_G[0]
+            assert {term: values[index] for term, values in together.terms_G.items()} == {
+                term: values[0] for term, values in alone.terms_G.items()
+            }
+            np.testing.assert_array_equal(together.gains_GN[index], alone.gains_GN[0])
+
+
+def test_large_groups_are_measured_in_parts() -> None:
+    """Above 16,384 pairs the answers are measured in several passes: same scores as alone."""
+    rng = np.random.default_rng(41)
+    corners = rng.integers(0, 900, (100, 2))
+    truth = Truth(("a",) * 100, np.concatenate([corners, corners + rng.integers(10, 99, (100, 2))], axis=1), ("a",))
+    said_G = [answer(*(("a", box) for box in rng.permutation(truth.bins_NK)[:90].tolist())) for _ in range(5)]
+    together = score_group(said_G, truth, weights=WEIGHTS)
+    alone = [score_group([said], truth, weights=WEIGHTS).total_G[0] for said in said_G]
+    assert together.total_G.tolist() == alone
+
+
+def test_an_empty_group_has_empty_scores() -> None:
+    """No answer, no score, no error."""
+    scores = score_group([], TRUTH, weights=WEIGHTS)
+    assert scores.total_G.shape == (0,)
+    assert scores.gains_GN == ()
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
+    """A negative penalty would pay for what it names."""
+    with pytest.raises(ValueError, match="reward weight duplicates"):
+        RewardWeights(duplicates=weight)
+
+
+@pytest.mark.parametrize(
+    ("labels", "bins_NK"),
+    [
+        (("a",), np.zeros((0, 4))),
+        (("a",), np.array([[0, 0, 9, 9, 9, 9]])),
+        ((), np.zeros(0)),
+        (("a",), np.array([[9, 0, 9, 5]])),
+        (("a",), np.array([[9, 0, 0, 5]])),
+    ],
+    ids=["counts differ", "unknown geometry", "one axis", "no area", "swapped corners"],
+)
+def test_a_truth_that_no_answer_can_match_is_refused(labels: tuple[str, ...], bins_NK: np.ndarray) -> None:
+    """Such a record is an error before it is a reward."""
+    with pytest.raises(ValueError, match="truth"):
+        Truth(labels, bins_NK, ("a",))
+
+
+def test_unknown_names_and_other_geometries_are_refused_by_name() -> None:
+    """An error is never turned into a reward."""
+    with pytest.raises(ValueError, match="reward 'best' is unknown; known are matched, paper, official"):
+        score_group([], TRUTH, weights=WEIGHTS, name="best")
+    with pytest.raises(ValueError, match="credit 'all' is unknown"):
+        score_group([], TRUTH, weights=WEIGHTS, credit="all")
+    point = SimpleNamespace(labels=("a",), bins_NK=np.array([[1, 2]]), faults=(), absent=())
+    with pytest.raises(ValueError, match="answer 1"):
+        score_group([answer(), point], TRUTH, weights=WEIGHTS)

@@ -1,0 +1,110 @@
+"""Per-shape credit against its definition: the reward computed anew for every prefix and every answer less one."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rewards import CREDITS, REWARDS, RewardWeights, Said, Truth, score_group
+from rewards.credit import leave_one_out_differences, leave_one_out_gains, prefix_differences, prefix_gains
+
+SceneMaker = Callable[[np.random.Generator, int], tuple[Said, Truth]]
+
+WEIGHTS = RewardWeights()
+SHAPES_ONLY = RewardWeights(format=0.0, truncated=0.0)
+BOX = [100, 100, 300, 300]
+
+
+def reward_of_part(answer: Said, truth: Truth, name: str = "matched") -> Callable[[np.ndarray], float]:
+    """The reward of some of the shapes, scored as an answer of its own, format and truncation left out."""
+
+    def reward(kept: np.ndarray) -> float:
+        labels = tuple(answer.labels[index] for index in kept)
+        part = SimpleNamespace(labels=labels, bins_NK=answer.bins_NK[kept], faults=(), absent=())
+        return float(score_group([part], truth, weights=SHAPES_ONLY, name=name, credit="none").total_G[0])
+
+    return reward
+
+
+def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Said:
+    """An answer of these boxes, labelled "a" unless told."""
+    names = labels or ("a",) * len(shapes)
+    return SimpleNamespace(labels=names, bins_NK=np.array(shapes).reshape(-1, 4), faults=(), absent=())
+
+
+def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
+    """The shortcuts (free truth, chains of moves, groups joined one by one) against scoring anew, 300 crowds."""
+    rng = np.random.default_rng(30)
+    for trial in range(300):
+        answer, truth = random_scene(rng, (4, 2)[trial % 2])
+        reward, num = reward_of_part(answer, truth), len(answer.labels)
+        np.testing.assert_allclose(
+            prefix_gains(answer, truth, WEIGHTS), prefix_differences(reward, num), rtol=0, atol=1e-9
+        )
+        np.testing.assert_allclose(
+            leave_one_out_gains(answer, truth, WEIGHTS), leave_one_out_differences(reward, num), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random_scene: SceneMaker, name: str) -> None:
+    """One call for 8 answers of different lengths gives each answer's own gains, of the reward that is trained on."""
+    rng = np.random.default_rng(31)
+    for trial in range(20):
+        scenes = [random_scene(rng, (4, 2)[trial % 2]) for _ in range(8)]
+        truth = scenes[0][1]
+        answers = [answer for answer, _ in scenes]
+        for credit, differences in (("prefix", prefix_differences), ("leave_one_out", leave_one_out_differences)):
+            gains_GN = score_group(answers, truth, weights=WEIGHTS, name=name, credit=credit).gains_GN
+            for answer, gains_N in zip(answers, gains_GN, strict=True):
+                expected_N = differences(reward_of_part(answer, truth, name), len(answer.labels))
+                np.testing.assert_allclose(gains_N, expected_N, rtol=0, atol=1e-9)
+
+
+def test_prefix_gains_add_up_to_the_reward(random_scene: SceneMaker) -> None:
+    """They telescope to R(all) - R(none): credit neither makes nor loses reward."""
+    rng = np.random.default_rng(32)
+    for trial in range(200):
+        answer, truth = random_scene(rng, (4, 2)[trial % 2])
+        reward = reward_of_part(answer, truth)
+        everything, nothing = np.arange(len(answer.labels)), np.arange(0)
+        gained = prefix_gains(answer, truth, WEIGHTS).sum()
+        assert gained == pytest.approx(reward(everything) - reward(nothing), abs=1e-9)
+
+
+def test_a_copy_carries_the_blame_and_not_its_original() -> None:
+    """In writing order; leave-one-out blames both alike, as either could go."""
+    truth = Truth(("a", "a"), np.array([BOX, [500, 500, 700, 700]]), ("a",))
+    answer = boxes(BOX, BOX)
+    original, copy = prefix_gains(answer, truth, WEIGHTS)
+    assert original == pytest.approx(2 / 3)
+    assert copy == pytest.approx(2 / 4 - 2 / 3 - 0.5 / 2)
+    first, second = leave_one_out_gains(answer, truth, WEIGHTS)
+    assert first == second < 0
+
+
+def test_an_empty_truth_blames_the_first_shape_most() -> None:
+    """The first shape costs the whole F1, its surplus too; the second only what is not at its limit yet."""
+    truth = Truth((), np.zeros((0, 4)), ("a",))
+    first, second = prefix_gains(boxes(BOX, [500, 500, 700, 700]), truth, WEIGHTS)
+    assert first == -1.25
+    assert second == 0.0
+
+
+def test_a_lost_giant_carries_its_penalty() -> None:
+    """On top of what it costs in F1: 0.25 of one truth."""
+    truth = Truth(("a",), np.array([BOX]), ("a",))
+    right, giant = prefix_gains(boxes(BOX, [0, 0, 999, 999], labels=("a", "b")), truth, WEIGHTS)
+    assert right == 1.0
+    assert giant == pytest.approx(2 / 3 - 1 - 0.25 - 0.25)
+
+
+def test_no_shapes_have_no_gains_and_none_is_zeros() -> None:
+    """Every form gives [N] for each answer, empty answers included."""
+    truth = Truth(("a",), np.array([BOX]), ("a",))
+    for name in REWARDS:
+        for credit in CREDITS:
+            scores = score_group([boxes(), boxes(BOX, BOX)], truth, weights=WEIGHTS, name=name, credit=credit)
+            assert [len(gains_N) for gains_N in scores.gains_GN] == [0, 2]
+            assert credit != "none" or not scores.gains_GN[1].any()
