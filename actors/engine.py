@@ -7,9 +7,10 @@ runs closures from an inbox, so no lock is needed and no call ever meets the eng
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -177,7 +178,7 @@ class EngineThread:
         for output in outputs:
             if output.finished:
                 future = self._waiting.pop(output.request_id)
-                _resolve(future, lambda output=output: [_to_answer(one) for one in output.outputs])
+                _resolve(future, partial(_to_answers, output.outputs))
 
     def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> None:
         from vllm import SamplingParams
@@ -207,6 +208,10 @@ def _resolve(future: "Future[T]", function: Callable[[], T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(value)
+
+
+def _to_answers(outputs: Sequence[Any]) -> list[Answer]:
+    return [_to_answer(output) for output in outputs]
 
 
 def _to_answer(output: Any) -> Answer:

@@ -4,7 +4,7 @@ Axes: N answer tokens of all groups of a micro-batch.
 """
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from rex_rl.images import open_image
 from rex_rl.loss import PolicyTerms, policy_terms
 from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_group
 from rex_rl.tasks import chat_prompt
-from rex_rl.types import Mean, TrainGroup
+from rex_rl.types import Mean, ScoredAnswer, TrainGroup
 from rex_rl.vocabulary import load_vocabulary
 
 
@@ -221,7 +221,7 @@ class LearnerRank:
     def _per_token(self, groups: Sequence[TrainGroup], what: str) -> torch.Tensor:
         """[N] weights, behaviour log-probabilities or advantages of every answer token, in the inputs' order."""
         scored = [scored for group in groups for scored in group.answers]
-        columns = {
+        columns: dict[str, Callable[[ScoredAnswer], np.ndarray]] = {
             "weight": lambda one: np.full(one.answer.tokens_T.size, one.token_weight, dtype=np.float32),
             "behaviour": lambda one: one.answer.logprobs_T,
             "advantage": lambda one: one.advantages_T,

@@ -69,7 +69,7 @@ class RayLearner:
     """The learner's ranks as one."""
 
     def __init__(self, ranks: Sequence[ActorHandle], config: LearnerConfig) -> None:
-        self._ranks, self._config = list(ranks), config
+        self.ranks, self._config = list(ranks), config
         self._model_folder = ""
         self._num_pieces = 1
 
@@ -97,11 +97,11 @@ class RayLearner:
         """One optimizer step over all groups, shared among the ranks; metrics are joined over ranks."""
         plan = plan_micro_batches(
             groups,
-            num_ranks=len(self._ranks),
+            num_ranks=len(self.ranks),
             token_budget=self._config.micro_batch_tokens,
             num_at_least=self._num_pieces,
         )
-        refs = [rank.step.remote(part, learning_rate_factor) for rank, part in zip(self._ranks, plan, strict=True)]
+        refs = [rank.step.remote(part, learning_rate_factor) for rank, part in zip(self.ranks, plan, strict=True)]
         joined: dict[str, Mean] = {}
         for metrics in _get(refs):
             for name, mean in metrics.items():
@@ -129,7 +129,7 @@ class RayLearner:
         self._all("load_state", str(folder / "learner.safetensors"), num_steps)
 
     def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        return _get([getattr(rank, method).remote(*args, **kwargs) for rank in self._ranks])
+        return _get([getattr(rank, method).remote(*args, **kwargs) for rank in self.ranks])
 
 
 def _get(refs: Sequence[ObjectRef]) -> list[Any]:

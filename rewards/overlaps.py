@@ -5,7 +5,7 @@ Axes: G answers, N said shapes of one answer, A those of all answers, B true sha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -60,30 +60,39 @@ def measure(said_G: Sequence[Said], truth: Truth) -> list[Overlaps]:
 
     Raises ValueError when an answer's shapes are of another geometry than the truth's.
     """
-    num_longest = max((len(said.labels) for said in said_G), default=0)
-    batch = max(1, _BATCH_PAIRS // max(1, num_longest * len(truth.labels)))
-    measured: list[Overlaps] = []
-    for start in range(0, len(said_G), batch):
-        measured += _measure_batch(said_G[start : start + batch], truth)
-    return measured
-
-
-def _measure_batch(said_G: Sequence[Said], truth: Truth) -> list[Overlaps]:
-    """`measure` in one pass over the shapes of all answers."""
-    ends_G = np.cumsum([0] + [len(said.labels) for said in said_G]).tolist()
+    num_G = [len(said.labels) for said in said_G]
+    ends_G = [0, *accumulate(num_G)]
     shapes_AK = _join_shapes(said_G, truth)
     code_A, code_B = _label_codes(said_G, truth)
+    near_G = _near_copies(shapes_AK, code_A, ends_G)
+    batch = max(1, _BATCH_PAIRS // max(1, max(num_G, default=0) * len(code_B)))
+    overlaps_G: list[Overlaps] = []
+    for first in range(0, len(said_G), batch):
+        ends_C = ends_G[first : first + batch + 1]
+        rows = slice(ends_C[0], ends_C[-1])
+        overlaps_G += _compare(
+            shapes_AK[rows], truth, code_A[rows, None] == code_B, near_G[first : first + batch], ends_C
+        )
+    return overlaps_G
+
+
+def _compare(
+    shapes_AK: FloatArray,
+    truth: Truth,
+    same_AB: BoolArray,
+    near_G: Sequence[BoolArray | None],
+    ends_G: Sequence[int],
+) -> list[Overlaps]:
+    """A few answers against the truth, in one pass over their shapes."""
     any_AB = pairwise_value(shapes_AK, truth.bins_NK)
-    same_AB = code_A[:, None] == code_B
     value_AB = any_AB * same_AB
     giant_A = is_giant(shapes_AK)
     if giant_A.any():
         giant_A &= ~(value_AB > HIT_IOU).any(axis=1)
-    near_G = _near_copies(shapes_AK, code_A, ends_G)
     overlaps_G = []
     for (start, end), near_NN in zip(pairwise(ends_G), near_G, strict=True):
         root_N = np.arange(end - start) if near_NN is None else group_roots(near_NN)
-        rows = slice(start, end)
+        rows = slice(start - ends_G[0], end - ends_G[0])
         overlaps_G.append(
             Overlaps(
                 any_NB=any_AB[rows],

@@ -11,6 +11,7 @@ from rex_rl.config_schema import AdvantageConfig
 from rex_rl.types import Group, ScoredAnswer, Scores, Shapes, TrainGroup
 
 STD_FLOOR = 1e-6
+"""Answers whose rewards, which are of the order of 1, spread less than this earned the same."""
 
 
 def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
@@ -33,7 +34,8 @@ def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
 def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarray:
     """[T] each shape's gain on its own tokens, centred so that their mean over the answer is zero.
 
-    >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=np.array([[0, 2], [2, 4]]), faults=())
+    >>> spans_N2 = np.array([[0, 2], [2, 4]])
+    >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())
     >>> box_credit(np.array([0.5, -0.1]), shapes, 5)
     array([ 0.34,  0.34, -0.26, -0.26, -0.16])
     """
@@ -43,53 +45,76 @@ def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarr
     return credit_T - credit_T.mean()
 
 
-def gains_to_go(scores: Scores) -> list[np.ndarray]:
+def gains_to_go(gains_GN: Sequence[np.ndarray], *, discount: float) -> list[np.ndarray]:
     """[G] of [N + 1]: what the rest of an answer still adds after i shapes, compared with the group at the same i.
 
-    Entry i < N belongs to shape i, entry N to the decision to stop. The baseline at i is the group's mean of what was
-    still added from there (answers that had stopped by then added nothing), so stopping where the others gain is
-    blamed, and so is going on where they lose.
+    Entry i is sum over j >= i of discount^(j - i) * gain_j, less the group's mean of that at i, in which answers that
+    had stopped by then count as having added nothing. So stopping where the others still gain is blamed, and so is
+    going on where they lose. With discount 1, entry 0 is the reward compared with the group.
+
+    >>> [row.tolist() for row in gains_to_go([np.array([0.5, 0.25]), np.array([0.5])], discount=1.0)]
+    [[0.125, 0.125, 0.0], [-0.125, -0.125]]
     """
-    sizes = [gains_N.size for gains_N in scores.gains_GN]
+    sizes = [gains_N.size for gains_N in gains_GN]
     to_go_GM = np.zeros((len(sizes), max(sizes) + 1))
-    for row, gains_N in zip(to_go_GM, scores.gains_GN, strict=True):
-        row[: gains_N.size] = np.cumsum(gains_N[::-1])[::-1]
+    for row, gains_N in zip(to_go_GM, gains_GN, strict=True):
+        row[: gains_N.size] = gains_N
+    for i in range(to_go_GM.shape[1] - 2, -1, -1):
+        to_go_GM[:, i] += discount * to_go_GM[:, i + 1]
     centred_GM = to_go_GM - to_go_GM.mean(axis=0)
     return [row[: size + 1] for row, size in zip(centred_GM, sizes, strict=True)]
 
 
+def shapes_before(shapes: Shapes, num_tokens: int) -> np.ndarray:
+    """[T] how many shapes were complete before each token: the token's place in the list of shapes.
+
+    >>> shapes = Shapes(labels=("a",), bins_NK=np.zeros((1, 4), int), spans_N2=np.array([[1, 3]]), faults=())
+    >>> shapes_before(shapes, 5)
+    array([0, 0, 0, 1, 1])
+    """
+    return np.searchsorted(shapes.spans_N2[:, 1], np.arange(num_tokens), side="right")
+
+
+def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
+    """[G] of [T]: the advantage of every token under the configured credit.
+
+    `none`: the group-relative reward on all tokens. `prefix`, `leave_one_out`: plus each shape's gain on its own
+    tokens, centred in the answer. `to_go`: a token gets what its answer still added from its place on, compared with
+    the group at that place, plus the group-relative rest of the reward that no shape accounts for (format).
+    """
+    if config.credit == "to_go":
+        rest_G = scores.total_G - np.array([gains_N.sum() for gains_N in scores.gains_GN])
+        std = float(scores.total_G.std())
+        scale = std if config.normalise_std and std >= STD_FLOOR else 1.0  # equal rewards may come in another order
+        to_go = gains_to_go(scores.gains_GN, discount=config.discount)
+        return [
+            (rest - rest_G.mean() + entries[shapes_before(shapes, length)]) / scale
+            for rest, entries, shapes, length in zip(rest_G, to_go, scores.shapes_G, lengths_G, strict=True)
+        ]
+    advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
+    if config.credit == "none":
+        return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]
+    return [
+        advantage + config.credit_weight * box_credit(gains_N, shapes, length)
+        for advantage, gains_N, shapes, length in zip(
+            advantages_G, scores.gains_GN, scores.shapes_G, lengths_G, strict=True
+        )
+    ]
+
+
 def train_group(group: Group, scores: Scores, config: AdvantageConfig, *, num_answers: int) -> TrainGroup:
     """A group ready to learn from; `num_answers` is the step's total, for per-sequence means (paper, equation 2)."""
-    advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
-    credits: Sequence[np.ndarray] = [np.zeros(answer.tokens_T.size) for answer in group.answers]
-    if config.credit == "to_go":
-        credits = [
-            to_go_credit(to_go_M, shapes, answer.tokens_T.size)
-            for to_go_M, shapes, answer in zip(gains_to_go(scores), scores.shapes_G, group.answers, strict=True)
-        ]
-    elif config.credit != "none":
-        credits = [
-            box_credit(gains_N, shapes, answer.tokens_T.size)
-            for gains_N, shapes, answer in zip(scores.gains_GN, scores.shapes_G, group.answers, strict=True)
-        ]
+    lengths_G = [answer.tokens_T.size for answer in group.answers]
     return TrainGroup(
         prompt=group.prompt,
         answers=tuple(
             ScoredAnswer(
                 answer=answer,
-                advantages_T=(advantage + config.credit_weight * credit_T).astype(np.float32),
+                advantages_T=advantages_T.astype(np.float32),
                 token_weight=1.0 / (num_answers * answer.tokens_T.size),
             )
-            for answer, advantage, credit_T in zip(group.answers, advantages_G, credits, strict=True)
+            for answer, advantages_T in zip(
+                group.answers, token_advantages(scores, lengths_G, config), strict=True
+            )
         ),
     )
-
-
-def to_go_credit(to_go_M: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarray:
-    """[T] of :func:`gains_to_go`: a shape's entry on its tokens, the last entry on the tokens after the last shape."""
-    credit_T = np.zeros(num_tokens)
-    last = 0
-    for credit, (start, end) in zip(to_go_M[:-1], shapes.spans_N2, strict=True):
-        credit_T[start:end], last = credit, end
-    credit_T[last : last + 1] = to_go_M[-1]
-    return credit_T

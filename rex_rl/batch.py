@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rex_rl.types import Prompt, TrainGroup
+from rex_rl.types import Prompt, ScoredAnswer, TrainGroup
 
 IMAGE_TOKEN_PX = 28
 """Side of the square of pixels that becomes one image token (14 px patches, merged 2 x 2)."""
@@ -42,7 +42,8 @@ def packed_tokens(group: TrainGroup) -> int:
 def split_group(group: TrainGroup, token_budget: int) -> list[TrainGroup]:
     """Cut a group into parts of whole answers that fit the budget; an answer longer than it gets a part of its own."""
     parts: list[TrainGroup] = []
-    room, part = 0, []
+    part: list[ScoredAnswer] = []
+    room = 0
     for scored in group.answers:
         size = scored.answer.tokens_T.size
         if part and size > room:

@@ -33,7 +33,9 @@ class StageCheckpoints:
                 return verified_step(folder)
             except CheckpointError as error:
                 logger.warning("%s; the one before it is used", error)
-                folder.rename(folder.with_suffix(".refused"))
+                refused = folder.with_suffix(".refused")
+                shutil.rmtree(refused, ignore_errors=True)  # of an earlier attempt at the same step
+                folder.rename(refused)
         return 0
 
     def restore(self, learner: Learner) -> int:
@@ -68,16 +70,18 @@ def verified_step(folder: Path) -> int:
     """The step of a checkpoint whose files are all as they were written; raises CheckpointError naming what is not."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, step = manifest["files"], int(manifest["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        step = int(manifest["step"])
+        files = [(folder / name, int(facts["bytes"]), facts["xxh3"]) for name, facts in manifest["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: {MANIFEST} cannot be read ({type(error).__name__})") from error
-    for name, facts in files.items():
-        file = folder / name
+    if not folder.name.endswith(f"_{step:06d}"):
+        raise CheckpointError(f"{folder}: {MANIFEST} says step {step}")
+    for file, num_bytes, digest in files:
         if not file.is_file():
             raise CheckpointError(f"{file}: is missing")
-        if file.stat().st_size != facts["bytes"]:
-            raise CheckpointError(f"{file}: has {file.stat().st_size} bytes, was written with {facts['bytes']}")
-        if file_digest(file) != facts["xxh3"]:
+        if file.stat().st_size != num_bytes:
+            raise CheckpointError(f"{file}: has {file.stat().st_size} bytes, was written with {num_bytes}")
+        if file_digest(file) != digest:
             raise CheckpointError(f"{file}: was altered after it was written")
     return step
 

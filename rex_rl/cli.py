@@ -156,6 +156,26 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, 
     print(write_run_report(run))
 
 
+@app.command()
+def control(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of both stages.")]) -> None:
+    """Continue a run's SFT for as long as its GRPO took, as the run NAME-control; prints that run's folder."""
+    from rex_rl.launch import control as launch_control
+
+    print(launch_control(run))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN..", help="Finished runs, such as runs/quickstart.")],
+) -> None:
+    """Print what GRPO gained over SFT in some runs, beside what their controls gained."""
+    from rex_rl.comparison import compare as compared
+    from rex_rl.comparison import table
+
+    for line in table(compared(runs)):
+        print(line)
+
+
 @data_app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO JSON (.json) or record JSONL (.jsonl).")],

@@ -114,8 +114,8 @@ class DataConfig(Section):
     """Image folder of `data.heldout`; null takes `data.images`."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of `data.train` held back by seed; used only where `data.heldout` is null and the data is a file."""
-    task: Literal["detection", "pointing"] = "detection"
-    """What every record must ask for; another task in the file is refused."""
+    task: Literal["detection"] = "detection"
+    """What every record must ask for; another task in the file is refused. Held-out figures are defined for boxes."""
     max_bad_fraction: Share = 0.01
     """Bad records are skipped and counted up to this share of a file; more stop the run."""
     shapes: ShapesConfig = ShapesConfig()
@@ -217,10 +217,12 @@ class AdvantageConfig(Section):
     normalise_std: bool = True
     """Divide by the group's standard deviation (paper); false only subtracts the mean."""
     credit: Literal["none", "leave_one_out", "prefix", "to_go"] = "none"
-    """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`), its gain over the boxes
-    before it (`prefix`), or what it and the rest still add, compared with the group at that place (`to_go`)."""
+    """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`) or its gain over the boxes
+    before it (`prefix`); or instead, what the answer still adds from there, compared with the group (`to_go`)."""
     credit_weight: Weight = 1.0
-    """Factor on that credit."""
+    """Factor on the credit of `leave_one_out` and `prefix`."""
+    discount: Share = 1.0
+    """`to_go`: a gain counts less by this factor for every box that lies between."""
 
     @property
     def gains(self) -> str:

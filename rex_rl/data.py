@@ -1,5 +1,6 @@
 """The prompt stream and the SFT targets: deterministic, and resumable by a single number, the position."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ class PromptStream:
 
     def _prompt(self, position: int) -> Prompt:
         epoch, place = divmod(position, len(self.records))
-        record = self.records[self._order(epoch)[place]]
+        record = self.records[_epoch_order(self.seed, epoch, len(self.records))[place]]
         rng = np.random.default_rng([self.seed, position])
         categories = tuple(record.categories[i] for i in rng.permutation(len(record.categories)))
         wording = int(rng.integers(len(TASKS[record.task].wordings))) if self.paraphrase else None
@@ -38,8 +39,10 @@ class PromptStream:
             question=TASKS[record.task].question(categories, wording),
         )
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.records))
+@functools.lru_cache(maxsize=2)  # a step's prompts reach over one epoch's end at most; 22 million records take 0.5 s
+def _epoch_order(seed: int, epoch: int, num_records: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(num_records)
+
 
 
 def evaluation_prompts(records: Sequence[Record]) -> list[Prompt]:

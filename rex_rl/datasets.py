@@ -27,10 +27,9 @@ class DataSplit:
 def load_split(config: Config) -> DataSplit:
     """Read what the config names; raises DataError for whatever cannot be used (see rex_rl.records)."""
     data = config.data
+    train_file, heldout_file = Path(data.train), data.heldout
     if data.train == SHAPES_DATA:
         train_file, heldout_file = shapes_files(config.run_root, data)
-    else:
-        train_file, heldout_file = Path(data.train), data.heldout
     train = _read(train_file, data.images, data)
     if heldout_file is None:
         if len(train.records) < 2:

@@ -16,6 +16,8 @@ from rex_rl.interfaces import RolloutPool, Ticket
 from rex_rl.types import Group, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
+FEW_PROMPTS = 10
+"""The share of failures is taken of at least so many groups, so that a first failure need not end a small run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class RolloutFeed:
         self._pool, self._stream, self._options = pool, stream, options
         self._in_flight: deque[tuple[Prompt, Ticket]] = deque()
         self._next = 0
+        self._num_prompts = 0
         self.failures: Counter[str] = Counter()
         """Reason -> failed attempts so far."""
 
@@ -49,6 +52,7 @@ class RolloutFeed:
         size = self._options.prompts_per_step
         self._next = max(self._next, version * size)
         limit = (version + self._options.max_staleness + 1) * size
+        self._num_prompts += limit - self._next
         for prompt in self._stream.prompts(self._next, limit - self._next):
             self._in_flight.append((prompt, self._dispatch(prompt)))
         self._next = limit
@@ -79,11 +83,18 @@ class RolloutFeed:
             try:
                 return self._pool.result(ticket)
             except RolloutError as error:
-                self.failures[type(error.__cause__ or error).__name__] += 1
-                logger.warning("group %s failed, dispatched again: %s", prompt.uid, error)
-                if self.failures.total() > self._options.max_failed_fraction * max(self._next, 10):
-                    raise
+                self._count_failure(prompt, error)
                 ticket = self._dispatch(prompt)
+
+    def _count_failure(self, prompt: Prompt, error: RolloutError) -> None:
+        self.failures[type(error.__cause__ or error).__name__] += 1
+        num_failed, share = self.failures.total(), self._options.max_failed_fraction
+        if num_failed > share * max(self._num_prompts, FEW_PROMPTS):
+            raise RolloutError(
+                f"{prompt.uid}: {error}; {num_failed} failures in {self._num_prompts} groups are more than "
+                f"grpo.max_failed_fraction = {share:g} allows"
+            ) from error
+        logger.warning("group %s failed, dispatched again: %s", prompt.uid, error)
 
 
 def sampling_seed(seed: int, uid: str) -> int:

@@ -48,9 +48,11 @@ def train(
             sent = sync.publish(version=step)  # returns when every engine confirmed `step`
         feed.open(version=step)  # only now: no answer is born stale
 
-        metrics = grpo_metrics(groups, scores, learned) | sent
+        metrics = grpo_metrics(groups, scores, learned) | dict(sent)
         log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
         if due(step, every=config.save_every, last=config.num_steps):
             progress.save(step, learner)
         if due(step, every=config.eval_every, last=config.num_steps):
             log.evaluation("grpo", step, heldout.evaluate("grpo", step))
+    if not heldout.figures:  # resumed behind the last step: only its evaluation is missing
+        log.evaluation("grpo", step, heldout.evaluate("grpo", step))

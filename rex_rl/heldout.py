@@ -6,6 +6,7 @@ Every evaluation leaves its answers in `samples/STAGE_000010.jsonl`, which the r
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _boxes(labels: Sequence[str], boxes_N4: np.ndarray) -> list[dict[str, object
     ]
 
 
-def _result(line: dict) -> ImageResult:
+def _result(line: dict[str, Any]) -> ImageResult:
     truth, said = line["truth"], line["said"]
     return ImageResult(
         image_id=line["id"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rex_rl import grpo, sft
 from rex_rl.codec import Codec, dequantise
+from rex_rl.comparison import control_config
 from rex_rl.config import Config, GrpoConfig, SftConfig
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
@@ -184,3 +185,8 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
             max_answer_tokens=config.evaluation.max_answer_tokens,
         )
     return evaluate_detections(results)
+
+
+def control(run: Path) -> Path:
+    """Continue a run's SFT for its GRPO's wall time, as a run of its own; returns that run's folder."""
+    return train(control_config(run))

@@ -6,6 +6,7 @@ Axes: B groups side by side, S tokens of the longest packed sequence, N answer t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from PIL import Image
 from rex_rl.cpu_repair import repair
 from rex_rl.errors import ModelError
 from rex_rl.positions import GroupLayout, lay_out_group, prompt_positions
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
 LOGIT_CHUNK_TOKENS = 4096
 """Answer tokens whose logits exist at a time: 4096 x 151,936 in float32 is 2.5 GB at the official vocabulary."""
@@ -45,7 +49,7 @@ class TokenStats:
     entropy_N: torch.Tensor
 
 
-def load_policy(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def load_policy(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> "Qwen2_5_VLForConditionalGeneration":
     """A Qwen2.5-VL network from a Hugging Face folder; raises ModelError when the folder is not one."""
     repair()
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -140,7 +144,7 @@ def group_mask(segments_BS: torch.Tensor) -> torch.Tensor:
 
 
 def answer_stats(
-    model: torch.nn.Module,
+    model: "Qwen2_5_VLForConditionalGeneration",
     inputs: ForwardInputs,
     *,
     temperature: float = 1.0,

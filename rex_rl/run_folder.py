@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.config import Config, dump_config
 from rex_rl.errors import ConfigError
@@ -39,7 +41,7 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / CONFIG).is_file():
-                (folder / CONFIG).write_text(resolved)
+                _write_whole(folder / CONFIG, resolved)
         except OSError as error:
             raise ConfigError(f"run_root = {config.run_root}: {error.strerror or error}") from error
         if (changed := _first_difference((folder / CONFIG).read_text(), resolved)) is not None:
@@ -115,9 +117,26 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def _first_difference(there: str, here: str) -> str | None:
-    """The first line in which two resolved configs differ."""
-    old, new = there.splitlines(), here.splitlines()
-    for before, after in zip(old, new, strict=False):
+    """The first key in which two resolved configs differ, and how.
+
+    >>> _first_difference("sft: {num_steps: 5}", "sft: {num_steps: 6}")
+    'sft.num_steps is 5 there, 6 now'
+    """
+    try:
+        old, new = (dict(_leaves(yaml.safe_load(text))) for text in (there, here))
+    except yaml.YAMLError:
+        return "it is no YAML"
+    for key in new | old:
+        before, after = (json.dumps(side[key]) if key in side else "absent" for side in (old, new))
         if before != after:
-            return f"there `{before.strip()}`, now `{after.strip()}`"
-    return None if len(old) == len(new) else "one has more keys"
+            return f"{key} is {before} there, {after} now"
+    return None
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of everything in a config that is no section."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value

@@ -3,12 +3,12 @@
 `metrics.jsonl` is complete without the others. Its lines, in the order they were logged:
 
     {"stage": "grpo", "step": 3, "time": 1760000000.5, "reward": 0.41, .., "timing_s/rollout": 2.5}
-    {"stage": "sft", "step": 100, "time": .., "sft/loss": 0.62, .., "sft/timing_s/learn": 0.4}
+    {"stage": "sft", "step": 100, "time": .., "loss": 0.62, .., "timing_s/learn": 0.4}
     {"stage": "grpo", "step": 20, "time": .., "eval/f1_50": 0.61, ..}
     {"event": "bad_record", "time": .., "record": "train.jsonl:12: bbox: x1 12 <= x0 30"}
 
-A number has one name everywhere: SFT's start with `sft/`, evaluations' with `eval/`, GRPO's are plain. What is not
-finite is written as null. Nothing here ends a run: a full disk or a silent W&B is a warning, once.
+What is not finite is written as null. In W&B the names are the same, but SFT's start with `sft/` there, as it shows all
+stages in one list. Nothing here ends a run: a full disk or a silent W&B is a warning, once.
 """
 
 import errno
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 STAGES = ("base", "sft", "grpo")
 """In the order of a run; `base` is the model before any training, evaluated at step 0."""
-PREFIXES = {"sft": "sft/"}
-HEADLINE = {"reward": "reward", "rewards/f1/mean": "f1", "loss": "loss", "sft/loss": "loss", "kl": "kl"}
+HEADLINE = {"reward": "reward", "rewards/f1/mean": "f1", "loss": "loss", "kl": "kl"}
 """What the console shows of a step, and how it calls it."""
 EVAL_HEADLINE = ("f1_50", "f1_miou", "recall_50", "duplicate_rate")
 
@@ -99,11 +98,12 @@ class RunLog:
     ) -> None:
         """One optimiser step: `step` counts from 1 within its stage, `seconds` are the parts of `StepTimer`."""
         timings = {f"timing_s/{name}": value for name, value in seconds.items()}
-        values = _named(PREFIXES.get(stage, ""), {**metrics, **timings})
+        values = _named("", {**metrics, **timings})
         if stage == "sft":
             self._num_sft_steps = step
         self._write({"stage": stage, "step": step, "time": time.time(), **values})
-        self._track(f"{stage}/step", step, values, row=3 * self._global_step(stage, step))
+        tracked = _named("sft/", values) if stage == "sft" else values
+        self._track(f"{stage}/step", step, tracked, row=3 * self._global_step(stage, step))
         pace = self._paces.setdefault(stage, Pace(step, sum(seconds.values())))
         shown = [f"{short} {_figure(values[name])}" for name, short in HEADLINE.items() if name in values]
         text = "  ".join([*shown, f"{_figure(sum(seconds.values()))} s", pace.left(step, num_steps)])

@@ -37,6 +37,9 @@ def train(
         if due(step, every=config.eval_every, last=config.num_steps):
             sync.publish(version=step)
             log.evaluation("sft", step, heldout.evaluate("sft", step))
+    if not heldout.figures:  # resumed behind the last step: only its evaluation is missing
+        sync.publish(version=step)
+        log.evaluation("sft", step, heldout.evaluate("sft", step))
 
 
 def due(step: int, *, every: int, last: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rex_rl.advantage import STD_FLOOR
 from rex_rl.types import FinishReason, Group, Mean, Scores
 
 
@@ -20,7 +21,7 @@ def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Map
     metrics = {
         "reward": float(total_PG.mean()),
         "reward_std": float(std_P.mean()),
-        "frac_reward_zero_std": float((std_P < 1e-9).mean()),
+        "frac_reward_zero_std": float((std_P < STD_FLOOR).mean()),
         "completions/mean_length": float(lengths_N.mean()),
         "completions/max_length": float(lengths_N.max()),
         "completions/clipped_ratio": float(

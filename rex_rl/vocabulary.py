@@ -66,10 +66,11 @@ class Vocabulary:
         The other special tokens and undefined ids are masked while sampling and, with the same mask, in the
         learner: a sampled `<|image_pad|>` would crash the learner, an undefined id cannot be decoded.
         """
+        kept = {*COORDINATE_TOKENS, *_MARKS}
         special = {
             token_id
             for token_id, token in self.tokenizer.get_added_tokens_decoder().items()
-            if token.special and token.content not in (*COORDINATE_TOKENS, *_MARKS)
+            if token.special and token.content not in kept
         }
         return np.array([i for i in range(self.size) if i not in special and self.pieces[i]], dtype=np.int64)
 
@@ -98,12 +99,15 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelError(f"{folder}: no tokenizer.json, so not a model folder that can be used")
-    vocabulary = Vocabulary(Tokenizer.from_file(str(file)), folder)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise ModelError(f"{file}: cannot be read as a tokenizer ({error!s:.80})") from error
+    vocabulary = Vocabulary(tokenizer, folder)
     first = vocabulary.id_of(COORDINATE_TOKENS[0])
-    for value in (1, NUM_BINS // 2, NUM_BINS - 1):
-        found = vocabulary.id_of(COORDINATE_TOKENS[value])
-        if found != first + value:
-            raise ModelError(f"{folder}: {COORDINATE_TOKENS[value]} has id {found}, expected {first + value}")
+    for expected, token in enumerate(COORDINATE_TOKENS, start=first):
+        if (found := vocabulary.id_of(token)) != expected:
+            raise ModelError(f"{folder}: {token} has id {found}, expected {expected}")
     for mark in (*_MARKS, IMAGE_PAD):
         vocabulary.id_of(mark)
     return vocabulary

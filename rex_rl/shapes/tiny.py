@@ -138,7 +138,7 @@ def build_model(tokenizer: Tokenizer, *, seed: int) -> "Qwen2_5_VLForConditional
     wavenumber = torch.pi * torch.logspace(0, np.log10(80), half)  # from half a wave over the canvas to 40 waves
     angle = value[:, None] * wavenumber[None, :]
     features = torch.cat([angle.sin(), angle.cos()], dim=1) * table.std()
-    first = tokenizer.token_to_id(COORDINATE_TOKENS[0])
+    first = tokenizer.get_vocab(with_added_tokens=True)[COORDINATE_TOKENS[0]]
     with torch.no_grad():
         table[first : first + len(COORDINATE_TOKENS)] = features * 2**0.5
     return model

@@ -21,6 +21,7 @@ IMAGE_SIDE_PX = 196
 COLOURS = {"red": (255, 40, 40), "blue": (50, 70, 255), "white": (250, 250, 250)}
 FORMS = ("circle", "square", "triangle")
 LABELS = tuple(f"{colour} {form}" for colour in COLOURS for form in FORMS)
+LINE_PX = 2
 MAX_IOU = 0.3
 """No two objects overlap more, whatever their labels: a hidden outline teaches nothing."""
 
@@ -111,13 +112,14 @@ def draw_scene(rng: np.random.Generator, scene: Scene) -> Image.Image:
     for label, box_4 in zip(scene.labels, scene.boxes_N4, strict=True):
         colour, form = label.split(" ")
         x0, y0, x1, y1 = box_4
-        edge = {"outline": COLOURS[colour], "width": 2}
+        outline = COLOURS[colour]
         if form == "circle":
-            pen.ellipse((x0, y0, x1 - 1, y1 - 1), **edge)
+            pen.ellipse((x0, y0, x1 - 1, y1 - 1), outline=outline, width=LINE_PX)
         elif form == "square":
-            pen.rectangle((x0, y0, x1 - 1, y1 - 1), **edge)
+            pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=outline, width=LINE_PX)
         else:
-            pen.polygon([((x0 + x1 - 1) / 2, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)], **edge)
+            corners = [((x0 + x1 - 1) / 2, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)]
+            pen.polygon(corners, outline=outline, width=LINE_PX)
     return image
 
 

@@ -1,0 +1,108 @@
+"""What GRPO gained over its SFT start, beside what SFT gained by going on for as long: the control of a run.
+
+A control is a run of its own, `NAME-control`, made by `rex-rl control RUN`: SFT from the run's SFT model on the same
+data for as many steps as fit into the run's GRPO wall time at the speed its SFT had.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rex_rl.config import Config, load_config
+from rex_rl.errors import DataError
+from rex_rl.run_folder import CONFIG, SUMMARY
+
+CONTROL_SUFFIX = "-control"
+COLUMNS = ("f1_miou", "f1_50", "duplicate_rate", "recall_50", "mean_predictions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The figures of one run: its SFT model, the same after GRPO and, if it was run, after more SFT."""
+
+    name: str
+    sft: Mapping[str, float]
+    grpo: Mapping[str, float]
+    control: Mapping[str, float] | None
+
+    def gain(self, figure: str) -> float:
+        """What GRPO added to a figure."""
+        return self.grpo[figure] - self.sft[figure]
+
+    def control_gain(self, figure: str) -> float:
+        """What more SFT added to it; NaN where no control was run."""
+        return math.nan if self.control is None else self.control[figure] - self.sft[figure]
+
+
+def control_config(run: Path) -> Config:
+    """The configuration of a run's control."""
+    summary, config = read_summary(run), load_config(run / CONFIG)
+    seconds_per_step = summary["wall_s"]["sft"] / config.sft.num_steps
+    num_steps = max(1, round(summary["wall_s"]["grpo"] / seconds_per_step))
+    overrides = [
+        f"name={config.name}{CONTROL_SUFFIX}",
+        f"run_root={run.parent.absolute()}",
+        "stages=[sft]",
+        f"model.path={(run / 'stages' / 'sft').absolute()}",
+        f"sft.num_steps={num_steps}",
+        "sft.eval_every=0",
+        "sft.save_every=0",
+        f"seed={config.seed + 1}",  # another order of the same records
+    ]
+    return load_config(run / CONFIG, overrides)
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """A run's `summary.json`; raises DataError where it has none with both stages."""
+    file = run / SUMMARY
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; a finished run is needed")
+    return dict(json.loads(file.read_text()))
+
+
+def compare(runs: Sequence[Path]) -> list[Comparison]:
+    """The comparisons of finished runs of both stages."""
+    found = []
+    for run in runs:
+        summary = read_summary(run)
+        if not {"sft", "grpo"} <= set(summary):
+            raise DataError(f"{run / SUMMARY}: holds {', '.join(summary)}; both stages are needed")
+        control = run.with_name(run.name + CONTROL_SUFFIX)
+        found.append(
+            Comparison(
+                name=run.name,
+                sft=summary["sft"],
+                grpo=summary["grpo"],
+                control=read_summary(control)["sft"] if (control / SUMMARY).is_file() else None,
+            )
+        )
+    return found
+
+
+def table(comparisons: Sequence[Comparison]) -> list[str]:
+    """A Markdown table: each run after SFT, after GRPO and after as much more SFT, in percent where it is a share."""
+    lines = ["| run | after | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
+    for one in comparisons:
+        rows = [("SFT", one.sft), ("GRPO", one.grpo)]
+        rows += [("more SFT", one.control)] if one.control is not None else []
+        lines += [
+            f"| {one.name} | {stage} | " + " | ".join(_shown(name, figures[name]) for name in COLUMNS) + " |"
+            for stage, figures in rows
+        ]
+    gains = [one.gain("f1_miou") for one in comparisons]
+    controls = [one.control_gain("f1_miou") for one in comparisons]
+    lines.append("")
+    lines.append(f"f1_miou gained, mean of {len(gains)}: GRPO {_points(gains)}, more SFT {_points(controls)}")
+    return lines
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2f}" if name == "mean_predictions" else f"{100 * value:.2f} %"
+
+
+def _points(gains: Sequence[float]) -> str:
+    each = ", ".join(f"{100 * gain:+.2f}" for gain in gains)
+    return f"{100 * sum(gains) / len(gains):+.2f} points ({each})"

@@ -1,0 +1,135 @@
+"""After every publish the engine and the learner are the same model: issue "The whole loop", point 3.
+
+The engine decodes token by token with caches and packed matrices, the learner forwards whole groups with a shared
+prefix; their log-probabilities of the same tokens agree only if weights, positions, image patches, temperature and
+token mask all do, and if nothing that was cached under older weights is used.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from ray.actor import ActorHandle
+
+from actors.pools import ObjectStoreSync, RayLearner, RayRolloutPool
+from rex_rl.config import GrpoConfig
+from rex_rl.config_schema import GrpoRates
+from rex_rl.errors import RolloutError, SyncError
+from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
+from rex_rl.types import Group, Prompt, Sampling
+from rex_rl.vocabulary import load_vocabulary
+from tests.engines import as_batch, prompt_for, start_learner, start_worker
+
+pytestmark = pytest.mark.engine
+
+TEMPERATURE = 0.7
+TOLERANCE = 1e-4
+PHOTO = Path(__file__).parents[1] / "fixtures" / "photos" / "coffee.jpg"
+SETTINGS = GrpoConfig(
+    learning_rate=GrpoRates(vision=1e-2, projector=1e-2, language=1e-2),  # a step moves log-probabilities by nats
+    temperature=TEMPERATURE,
+    kl_beta=0.01,
+)
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_model: Path, ray_cluster: None) -> Iterator[ActorHandle]:
+    handle = start_worker(tiny_model, mask_tokens=True)
+    ray.get(handle.__ray_ready__.remote())
+    yield handle
+    ray.kill(handle)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
+    """Two scenes and a photograph that the processor has to resize."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_split(folder, name="a", num_images=2, seed=3, kind=SceneKind())
+    scenes = [prompt_for(path, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)) for path in sorted((folder / "images").iterdir())]
+    return [*scenes, prompt_for(PHOTO, Image.open(PHOTO).size, ("cup",))]
+
+
+def answer(pool: RayRolloutPool, prompts: list[Prompt], *, seed: int) -> list[Group]:
+    sampling = Sampling(num_answers=3, temperature=TEMPERATURE, max_tokens=24, seed=seed)
+    return [pool.result(ticket) for ticket in [pool.submit(prompt, sampling) for prompt in prompts]]
+
+
+def largest_gap(learner: RayLearner, groups: list[Group]) -> float:
+    """Largest difference between the engine's and the learner's log-probability of one token."""
+    said = [one.logprobs_T for group in groups for one in group.answers]
+    recomputed = learner.answer_logprobs(as_batch(groups))
+    return max(float(np.abs(a - b).max()) for a, b in zip(said, recomputed, strict=True))
+
+
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (2, 3)])
+def test_engine_and_learner_agree_after_every_publish(
+    tiny_model: Path, worker: ActorHandle, prompts: list[Prompt], num_ranks: int, zero_stage: int
+) -> None:
+    pool = RayRolloutPool({"rollout-0": worker})
+    learner = start_learner(num_ranks, zero_stage=zero_stage)
+    learner.begin_grpo(str(tiny_model), SETTINGS)
+    sync = ObjectStoreSync(learner, pool, timeout_s=60)
+
+    sync.publish(0)
+    groups = answer(pool, prompts, seed=1)
+    assert largest_gap(learner, groups) < TOLERANCE
+    for version in (1, 2):
+        learned = learner.step(as_batch(groups, seed=version), 1.0)
+        assert np.isfinite(learned["loss"].value)
+        assert largest_gap(learner, groups) > 0.1, "the step changed too little for this test to prove anything"
+        sync.publish(version)
+        groups = answer(pool, prompts, seed=1)  # the same prompts and images: stale caches would show
+        assert {int(v) for group in groups for one in group.answers for v in one.versions_T} == {version}
+        assert largest_gap(learner, groups) < TOLERANCE
+    for rank in learner.ranks:
+        ray.kill(rank)
+
+
+def test_only_allowed_tokens_are_sampled(tiny_model: Path, worker: ActorHandle, prompts: list[Prompt]) -> None:
+    """A random model would say an image pad or an undefined id within a few hundred tokens if it could."""
+    pool = RayRolloutPool({"rollout-0": worker})
+    ray.get(worker.serve_folder.remote())
+    sampling = Sampling(num_answers=8, temperature=2.0, max_tokens=60, seed=5)
+    group = pool.result(pool.submit(prompts[0], sampling))
+    said = np.concatenate([one.tokens_T for one in group.answers])
+    assert said.size > 300
+    assert set(said.tolist()) <= set(load_vocabulary(tiny_model).sampled_ids.tolist())
+
+
+def test_same_seed_gives_the_same_answers_and_another_seed_others(worker: ActorHandle, prompts: list[Prompt]) -> None:
+    pool = RayRolloutPool({"rollout-0": worker})
+    ray.get(worker.serve_folder.remote())
+    first, again, other = (answer(pool, prompts[:1], seed=seed)[0] for seed in (11, 11, 12))
+    same = [np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(first.answers, again.answers, strict=True)]
+    differs = [not np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(first.answers, other.answers, strict=True)]
+    assert all(same)
+    assert any(differs)
+    assert not np.array_equal(first.answers[0].tokens_T, first.answers[1].tokens_T)
+
+
+def test_a_fresh_worker_refuses_to_serve_base_weights(
+    tiny_model: Path, ray_cluster: None, prompts: list[Prompt]
+) -> None:
+    handle = start_worker(tiny_model, mask_tokens=False)
+    pool = RayRolloutPool({"rollout-0": handle})
+    with pytest.raises(RolloutError, match="before its first weight sync"):
+        answer(pool, prompts[:1], seed=0)
+    ray.kill(handle)
+
+
+def test_an_altered_bucket_is_refused(tiny_model: Path, worker: ActorHandle) -> None:
+    learner = start_learner(1, zero_stage=0)
+    learner.begin_grpo(str(tiny_model), SETTINGS)
+    manifest, refs = learner.export_weights(7)
+    bucket = ray.get(refs[0])
+    data = bucket.data.copy()
+    data[1000] ^= 1
+    altered = ray.put(replace(bucket, data=data))
+    with pytest.raises(SyncError, match="arrived altered"):
+        ray.get(worker.update_weights.remote(manifest, [altered, *refs[1:]]))
+    for rank in learner.ranks:
+        ray.kill(rank)

@@ -1,0 +1,99 @@
+"""Real actors for the engine tests: a small Ray cluster in this process, a tiny random model, sampled groups."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+
+from actors.engine import EngineOptions
+from actors.learner import LearnerRank, Seat
+from actors.pools import RayLearner
+from actors.rollout import RolloutWorker
+from rex_rl.config import LearnerConfig
+from rex_rl.tasks import TASKS
+from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
+
+
+def engine_options(model: Path) -> EngineOptions:
+    """A small CPU engine."""
+    return EngineOptions(
+        model=str(model),
+        dtype="float32",
+        max_sequences=8,
+        max_model_tokens=512,
+        block_size=32,
+        kv_cache_gib=0.25,
+        gpu_memory_utilization=0.3,
+        threads=1,
+        on_gpu=False,
+    )
+
+
+def start_worker(model: Path, *, mask_tokens: bool) -> ActorHandle:
+    """A rollout worker; its first start on a machine compiles for about 20 s."""
+    kind = ray.remote(RolloutWorker).options(num_cpus=0.1, max_concurrency=8, runtime_env=one_thread())
+    return kind.remote("rollout-0", engine_options(model), mask_tokens=mask_tokens)
+
+
+def start_learner(num_ranks: int, *, zero_stage: int) -> RayLearner:
+    """A learner on gloo."""
+    config = LearnerConfig(
+        num_ranks=num_ranks, micro_batch_tokens=2048, deepspeed={"zero_optimization": {"stage": zero_stage}}
+    )
+    kind = ray.remote(LearnerRank).options(num_cpus=0.1, runtime_env=one_thread())
+    ranks = [kind.remote(config, bfloat16=False) for _ in range(num_ranks)]
+    address, port = ray.get(ranks[0].meeting_point.remote())
+    seats = [
+        Seat(rank=rank, num_ranks=num_ranks, address=address, port=port, on_gpu=False, backend="gloo", threads=1)
+        for rank in range(num_ranks)
+    ]
+    ray.get([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)])
+    return RayLearner(ranks, config)
+
+
+def one_thread() -> dict[str, dict[str, str]]:
+    """OpenMP's threads are counted when torch is imported."""
+    return {"env_vars": {"OMP_NUM_THREADS": "1"}}
+
+
+def prompt_for(image: Path, size: tuple[int, int], categories: Sequence[str] = ("red circle", "blue square")) -> Prompt:
+    """A detection prompt about an image."""
+    record = Record(
+        id=image.stem,
+        image=str(image),
+        task="detection",
+        categories=tuple(categories),
+        objects=(),
+        width=size[0],
+        height=size[1],
+        source=str(image),
+    )
+    return Prompt(uid=image.stem, record=record, question=TASKS["detection"].question(categories))
+
+
+def as_batch(groups: Sequence[Group], *, seed: int = 0) -> list[TrainGroup]:
+    """Groups with random advantages, so that a step moves every part of the model."""
+    rng = np.random.default_rng(seed)
+    num_answers = sum(len(group.answers) for group in groups)
+    return [
+        TrainGroup(
+            prompt=group.prompt,
+            answers=tuple(
+                ScoredAnswer(
+                    answer=answer,
+                    advantages_T=rng.normal(size=answer.tokens_T.size).astype(np.float32),
+                    token_weight=1.0 / (num_answers * answer.tokens_T.size),
+                )
+                for answer in group.answers
+            ),
+        )
+        for group in groups
+    ]
+
+
+def renamed(prompt: Prompt, uid: str) -> Prompt:
+    """The same question under another name."""
+    return replace(prompt, uid=uid)

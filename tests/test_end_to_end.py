@@ -1,0 +1,125 @@
+"""The whole system as its users run it: real Ray, vLLM, DeepSpeed and W&B, both stages, wrong input on purpose."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rex_rl.evaluation import METRICS
+from rex_rl.run_log import read_metrics
+
+pytestmark = pytest.mark.engine
+
+PHOTOS = Path(__file__).parent / "fixtures" / "photos"
+SMALL = ("rollout.max_model_len=512", "rollout.kv_cache_gib=0.25", "wandb.mode=offline")
+
+
+def rex_rl(*arguments: str, root: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rex_rl", *arguments],
+        cwd=root,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]) -> Path:
+    """The smoke run, killed with -9 in the middle of GRPO and submitted again."""
+    root = Path(__file__).parents[1]
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "rex_rl", "train", "configs/smoke.yaml", f"run_root={runs}", "grpo.num_steps=3"]
+    first = subprocess.Popen(command, cwd=root, env=os.environ | ray_environment, start_new_session=True)
+    checkpoint = runs / "smoke" / "checkpoints" / "grpo_000001" / "manifest.json"
+    deadline = time.monotonic() + 400
+    while not checkpoint.is_file() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert first.poll() is None, "the run ended before it could be killed"
+    os.killpg(first.pid, signal.SIGKILL)  # the driver and what it started in its own session
+    first.wait()
+    done = subprocess.run(command, cwd=root, env=os.environ | ray_environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runs / "smoke"
+
+
+def test_a_killed_run_goes_on_where_it_was(finished: Path) -> None:
+    """Every step stands in the log exactly once, in order, and SFT was not repeated."""
+    rows = read_metrics(finished / "metrics.jsonl")
+    steps = [(row["stage"], row["step"]) for row in rows if "timing_s/learn" in row]
+    assert steps == [("sft", 1), ("sft", 2), ("sft", 3), ("grpo", 1), ("grpo", 2), ("grpo", 3)]
+
+
+def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary) == {"sft", "grpo", "wall_s"}
+    assert set(summary["sft"]) == set(METRICS)
+    assert set(summary["grpo"]) == set(METRICS)
+    assert all(seconds >= 0 for seconds in summary["wall_s"].values())
+    assert {"start", "sft", "sft_eval", "grpo", "grpo_eval", "report"} <= set(summary["wall_s"])
+    assert (finished / "report.html").read_text().startswith("<!doctype html>")
+    assert list((finished / "wandb").glob("offline-run-*"))
+    names = {name for row in read_metrics(finished / "metrics.jsonl") for name in row}
+    wanted = {"reward", "reward_std", "frac_reward_zero_std", "rewards/f1/mean", "kl", "entropy", "clip_ratio/high"}
+    assert wanted <= names
+
+
+def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -> None:
+    """`predict` prints JSON alone on standard output and draws; a model three steps old need not be right."""
+    image = next((finished.parent / "data").glob("*/images/heldout_000000.png"))
+    out = tmp_path / "drawn.png"
+    categories = "red circle, blue square"
+    arguments = ("--model", str(finished / "model"), "--image", str(image), "--categories", categories)
+    done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "40", root=root, env={})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(json.loads(done.stdout)) == {"image", "width", "height", "objects", "absent", "faults"}
+    assert out.stat().st_size > 0
+
+
+def test_photographs_in_coco_format_train_with_two_paths(
+    root: Path, tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
+    """A user's own data: nothing but the config's two paths; both stages, evaluation, overlap by one step."""
+    done = rex_rl(
+        "train",
+        "configs/smoke.yaml",
+        f"data.train={PHOTOS / 'instances.json'}",
+        f"data.images={PHOTOS}",
+        "name=photos",
+        f"run_root={tmp_path}",
+        "sft.num_steps=2",
+        "grpo.max_staleness=1",
+        root=root,
+        env=ray_environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "photos" / "summary.json").read_text())
+    assert summary["grpo"]["num_images"] >= 1
+    steps = [row["step"] for row in read_metrics(tmp_path / "photos" / "metrics.jsonl") if row.get("stage") == "grpo"]
+    assert 2 in steps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("rollout.num_workers=50",), ("rollout.num_workers = 50", "can place", "cluster.wait_s")),
+        (("model.path=/nowhere/at/all",), ("/nowhere/at/all",)),
+        (("data.train=/nowhere/data.jsonl",), ("/nowhere/data.jsonl",)),
+        (("grpo.group_sise=8",), ("grpo.group_sise", "grpo.group_size")),
+        (("grpo.group_size=1",), ("grpo.group_size", "2")),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(
+    root: Path, tmp_path: Path, ray_environment: dict[str, str], overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    done = rex_rl("train", "configs/smoke.yaml", f"run_root={tmp_path}", *overrides, root=root, env=ray_environment)
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rex-rl: error:")]
+    assert all(word in line for word in words), line
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,112 @@
+"""`ray job submit` as the README says, with Ray's token authentication on and off.
+
+The full run through a job is in `.ci/run`; here are the parts a user meets before and around it.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+BIN = Path(sys.executable).parent
+START_TIMEOUT_S = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+class Head:
+    """A Ray head node of the test's own, ended by its process group and nothing wider."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rexjob", dir="/tmp"))  # short: a socket's path ends at 107 bytes
+        self.env = {**os.environ, **env, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+        self.address = f"http://127.0.0.1:{(dashboard := free_port())}"
+        command = ["ray", "start", "--head", "--block", "--num-cpus", "2", "--port", str(free_port())]
+        command += ["--dashboard-port", str(dashboard), "--temp-dir", str(self.folder / "ray")]
+        self._log = (self.folder / "head.log").open("w")
+        self._process = subprocess.Popen(
+            command, env=self.env, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.run("ray", "job", "list", "--address", self.address).returncode != 0:
+            assert self._process.poll() is None, (self.folder / "head.log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "head.log").read_text()
+            time.sleep(1)
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=env or self.env, capture_output=True, text=True, check=False)
+
+    def submit(self, root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        entry = ("ray", "job", "submit", "--address", self.address, "--working-dir", str(root), "--", *command)
+        return self.run(*entry)
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(timeout=60)
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def guarded(ray_environment: dict[str, str]) -> Iterator[Head]:
+    head = Head(ray_environment)
+    yield head
+    head.close()
+
+
+def test_a_failing_run_fails_the_job_with_the_projects_own_line(guarded: Head, root: Path, tmp_path: Path) -> None:
+    done = guarded.submit(root, "rex-rl", "train", "configs/smoke.yaml", f"run_root={tmp_path}", "grpo.group_sise=4")
+    assert done.returncode == 1
+    assert "grpo.group_sise" in done.stdout + done.stderr
+
+
+def test_a_relative_run_root_is_refused_inside_a_job(guarded: Head, root: Path) -> None:
+    done = guarded.submit(root, "rex-rl", "train", "configs/smoke.yaml", "run_root=runs")
+    assert done.returncode == 1
+    assert "temporary copy" in done.stdout + done.stderr
+
+
+def test_runs_data_and_environments_are_not_uploaded(guarded: Head, root: Path, tmp_path: Path) -> None:
+    (root / "runs").mkdir(exist_ok=True)
+    marker = root / "runs" / ".not_uploaded"
+    marker.write_text("x")
+    try:
+        done = guarded.submit(root, "python", "-c", "import os; print('SEES', sorted(os.listdir('.')))")
+    finally:
+        marker.unlink()
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("SEES")]
+    assert "'rex_rl'" in line
+    assert "'runs'" not in line
+    assert "'.venv'" not in line
+
+
+def test_without_the_token_a_job_is_refused(guarded: Head) -> None:
+    stranger = guarded.env | {"RAY_AUTH_TOKEN_PATH": str(guarded.folder / "other")}
+    (guarded.folder / "other").write_text("0" * 64)
+    done = guarded.run("ray", "job", "list", "--address", guarded.address, env=stranger)
+    assert done.returncode != 0
+
+
+def test_with_tokens_off_a_job_runs_too(root: Path, tmp_path: Path) -> None:
+    head = Head({"RAY_AUTH_MODE": "disabled"})
+    try:
+        done = head.submit(root, "rex-rl", "train", "configs/smoke.yaml", f"run_root={tmp_path}", "--dry-run")
+    finally:
+        head.close()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rollout" in done.stdout
