@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rex_rl.config import LearnerConfig, OptimiserConfig
-from rex_rl.model import ForwardInputs, TokenStats, answer_stats
+from rex_rl.model import ForwardInputs, answer_stats
 
 PARTS = ("vision", "projector", "language")
 """Parts with a learning rate of their own: the vision tower, its merger, everything else."""
@@ -68,9 +68,12 @@ class PolicyModule(torch.nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, inputs: ForwardInputs, *, temperature: float, allowed_ids: torch.Tensor | None) -> TokenStats:
-        """Log-probabilities and entropies of the answers' tokens."""
-        return answer_stats(self.policy, inputs, temperature=temperature, allowed_ids=allowed_ids)
+    def forward(
+        self, inputs: ForwardInputs, *, temperature: float, allowed_ids: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities, entropies) of the answers' tokens; a tuple, because ZeRO-3's hooks look into results."""
+        stats = answer_stats(self.policy, inputs, temperature=temperature, allowed_ids=allowed_ids)
+        return stats.logprobs_N, stats.entropy_N
 
 
 class LearnerEngine:

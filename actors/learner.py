@@ -246,7 +246,10 @@ class LearnerRank:
         return collate(layouts, pixels, grids).to(self._device)
 
     def _forward(self, inputs: ForwardInputs) -> TokenStats:
-        return self._engine.engine(inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids)
+        logprobs_N, entropy_N = self._engine.engine(
+            inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids
+        )
+        return TokenStats(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _stats_of(self, network: torch.nn.Module, inputs: ForwardInputs) -> TokenStats:
         from rex_rl.model import answer_stats

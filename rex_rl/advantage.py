@@ -113,8 +113,6 @@ def train_group(group: Group, scores: Scores, config: AdvantageConfig, *, num_an
                 advantages_T=advantages_T.astype(np.float32),
                 token_weight=1.0 / (num_answers * answer.tokens_T.size),
             )
-            for answer, advantages_T in zip(
-                group.answers, token_advantages(scores, lengths_G, config), strict=True
-            )
+            for answer, advantages_T in zip(group.answers, token_advantages(scores, lengths_G, config), strict=True)
         ),
     )

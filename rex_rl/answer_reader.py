@@ -139,6 +139,8 @@ class AnswerReader:
                 self.faults.add("stray_tokens")
             self._close_shape(at)
             self._start = at
+        elif self._state == _LABELLED:
+            self._stray(at, token)
 
     def _word(self, at: int, token: int) -> None:
         begun = self._says_shape or self._numbers

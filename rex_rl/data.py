@@ -39,10 +39,10 @@ class PromptStream:
             question=TASKS[record.task].question(categories, wording),
         )
 
+
 @functools.lru_cache(maxsize=2)  # a step's prompts reach over one epoch's end at most; 22 million records take 0.5 s
 def _epoch_order(seed: int, epoch: int, num_records: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(num_records)
-
 
 
 def evaluation_prompts(records: Sequence[Record]) -> list[Prompt]:

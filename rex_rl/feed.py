@@ -24,6 +24,8 @@ FEW_PROMPTS = 10
 class FeedOptions:
     """Sizes and limits of a feed."""
 
+    num_steps: int
+    """Steps of the stage: nothing is dispatched that no step would learn from."""
     prompts_per_step: int
     group_size: int
     temperature: float
@@ -51,7 +53,7 @@ class RolloutFeed:
         """
         size = self._options.prompts_per_step
         self._next = max(self._next, version * size)
-        limit = (version + self._options.max_staleness + 1) * size
+        limit = max(self._next, min(version + self._options.max_staleness + 1, self._options.num_steps) * size)
         self._num_prompts += limit - self._next
         for prompt in self._stream.prompts(self._next, limit - self._next):
             self._in_flight.append((prompt, self._dispatch(prompt)))

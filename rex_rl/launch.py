@@ -121,6 +121,7 @@ class _Stage:
             self._cluster.rollouts,
             PromptStream(records=self._data.train, seed=self._config.seed + 1),
             FeedOptions(
+                num_steps=settings.num_steps,
                 prompts_per_step=settings.prompts_per_step,
                 group_size=settings.group_size,
                 temperature=settings.temperature,

@@ -127,7 +127,7 @@ def _first_difference(there: str, here: str) -> str | None:
     except yaml.YAMLError:
         return "it is no YAML"
     for key in new | old:
-        before, after = (json.dumps(side[key]) if key in side else "absent" for side in (old, new))
+        before, after = (json.dumps(side[key], default=str) if key in side else "absent" for side in (old, new))
         if before != after:
             return f"{key} is {before} there, {after} now"
     return None

@@ -1,18 +1,23 @@
 """From a run's folder to its `report.html`; reads files only, so it works while a run goes on and after."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rex_rl.draw import Series
+from PIL import Image
+
+from rex_rl.draw import Series, overlay
 from rex_rl.errors import DataError
 from rex_rl.heldout import read_samples
+from rex_rl.images import open_image
 from rex_rl.report import EvalPoint, ReportData, Sample, write_report
 from rex_rl.run_folder import CONFIG, SUMMARY
 from rex_rl.run_log import read_metrics
 
 STAGES = ("sft", "grpo")
 NUM_SAMPLES = 12
+PICTURE_COLUMNS, CROWDED_OBJECTS = 3, 12
 EVAL_PREFIX = "eval/"
 SHOWN_KEYS = (
     ("model", "path"),
@@ -46,7 +51,27 @@ def write_run_report(folder: Path) -> Path:
         samples=_samples(folder / "samples"),
     )
     write_report(folder / "report.html", data)
+    write_picture(folder / "before_after.png", data.samples)
     return folder / "report.html"
+
+
+def write_picture(path: Path, samples: Sequence[Sample]) -> None:
+    """The first crowded held-out images, SFT's answers above GRPO's; nothing where a stage is missing."""
+    crowded = [
+        sample
+        for sample in samples
+        if set(STAGES) <= set(sample.answers) and len(sample.answers["sft"].truth_labels) >= CROWDED_OBJECTS
+    ][:PICTURE_COLUMNS]
+    if not crowded:
+        return
+    rows = [[overlay(open_image(one.image), one.answers[stage]) for one in crowded] for stage in STAGES]
+    width = max(image.width for row in rows for image in row)
+    height = max(image.height for row in rows for image in row)
+    sheet = Image.new("RGB", (width * len(crowded), height * len(rows)), "white")
+    for line, row in enumerate(rows):
+        for column, image in enumerate(row):
+            sheet.paste(image, (column * width, line * height))
+    sheet.save(path, optimize=True)
 
 
 def _series(rows: list[dict[str, Any]]) -> dict[str, Series]:

@@ -4,7 +4,7 @@ Reads `tokenizer.json` with the small `tokenizers` library, so that a command wh
 neither torch nor transformers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ _MARKS = (OBJECT_START, OBJECT_END, BOX_START, BOX_END, ANSWER_END)
 class Vocabulary:
     """The token layout of one model folder; build it with :func:`load_vocabulary`."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer = field(repr=False)
     folder: Path
 
     @cached_property

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rex_rl.codec import Codec
+from rex_rl.vocabulary import Vocabulary, load_vocabulary
+
 ROOT = Path(__file__).parents[1]
 
 _FOREIGN = ("REX_RUN_ROOT", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS", "WANDB_API_KEY")
@@ -48,3 +51,30 @@ def ray_cluster() -> Iterator[None]:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny Qwen2.5-VL with random weights, float32."""
+    from rex_rl.shapes.tiny import build_model, default_tokenizer, write_processor_files
+
+    folder, tokenizer = tmp_path_factory.mktemp("tiny"), default_tokenizer()
+    write_processor_files(folder, tokenizer)
+    build_model(tokenizer, seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """The tiny model's token layout; no weights are made for it."""
+    from rex_rl.shapes.tiny import default_tokenizer, write_processor_files
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_processor_files(folder, default_tokenizer())
+    return load_vocabulary(folder)
+
+
+@pytest.fixture(scope="session")
+def codec(vocabulary: Vocabulary) -> Codec:
+    """Answers in the tiny model's tokens."""
+    return Codec(vocabulary)

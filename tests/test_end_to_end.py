@@ -44,7 +44,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str
     assert first.poll() is None, "the run ended before it could be killed"
     os.killpg(first.pid, signal.SIGKILL)  # the driver and what it started in its own session
     first.wait()
-    done = subprocess.run(command, cwd=root, env=os.environ | ray_environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | ray_environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return runs / "smoke"
 

@@ -1,21 +1,24 @@
 """Make the small base model that ships with the project: it knows shapes and coordinates, not the task.
 
-    python -m rex_rl.shapes.pretrain --out rex_rl/shapes/base --schedule SCHEDULE
+    python -m rex_rl.shapes.pretrain --out rex_rl/shapes/base \\
+        --schedule dense:600,names:300,language:900,joint:600
 
-The base learns three things about a picture, all in plain text: what stands at a point, where the only object of a
-label is, and a description of everything from top to bottom. It has never seen a question about a category, an
-answer's grammar, its order from left to right, or an absent category; SFT teaches those. The questions about one
-picture share its forward pass, so each picture is supervised about ten times.
+The base learns three things about a picture, all in plain text: where the only object of a label is, what stands at a
+point, and a description of everything from top to bottom. It has never seen a question about several of a category,
+an answer's grammar, its order from left to right, or an absent category; SFT teaches those.
 
-The vision tower is warmed up first, and kept company later, by a dense task of its own: every image token tells
-whether an object's centre lies in its cell, which one, and its box. Its linear head is thrown away at the end. Without
-it a model this small takes an hour on two cores before it localises at all.
+Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
+each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
+(the linear head is thrown away); `names` and `language` train the language model on pictures the tower has looked at
+once, first where the one object of a label is, then everything; `joint` trains all of it on fresh pictures.
 """
 
 import argparse
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,14 +31,21 @@ from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, Scene, SceneKind, draw_sc
 from rex_rl.tasks import chat_prompt
 from rex_rl.vocabulary import NUM_BINS, Vocabulary, load_vocabulary
 
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
 QUESTION = "Describe the picture."
 CELLS = IMAGE_SIDE_PX // 28
 POINTS_PER_SCENE = 6
-SPARSE_SHARE, SPARSE_OBJECTS, MAX_OBJECTS = 0.3, 8, 20
-"""In the first share of the time scenes are sparse: localisation is found there, and kept in crowded ones."""
-NUM_SEEN = 6016
-"""Pictures the language phase draws from; each is asked about from other points every time."""
-
+CROWDED = SceneKind(min_objects=1, column_share=0.25)
+MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
+NUM_SEEN = 3000
+"""Pictures the language phases draw from; each is asked about from other points every time."""
+LOOK_BATCH = 50
+BELL_BINS, LOGIT_SCALE = 4.0, 8.0
+Question = tuple[str, str]
+"""(given, wanted) texts; only the wanted one is learned."""
+Ask = Callable[[np.random.Generator, Scene], list[Question]]
 
 
 def describe(scene: Scene) -> str:
@@ -49,26 +59,45 @@ def describe(scene: Scene) -> str:
     return ", ".join(f"{scene.labels[i]}" + "".join(f"<{value}>" for value in bins_N4[i]) for i in order)
 
 
-def questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str]]:
-    """(given, wanted) pairs of text about one scene: points, labels that occur once, and the description."""
+def coordinates(scene: Scene) -> list[str]:
+    """The box of each object as four coordinate tokens."""
     bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    coordinates = ["".join(f"<{value}>" for value in bins_4) for bins_4 in bins_N4]
-    pairs = []
+    return ["".join(f"<{value}>" for value in bins_4) for bins_4 in bins_N4]
+
+
+def ask_names(rng: np.random.Generator, scene: Scene) -> list[Question]:
+    """Where is the only object of a label; at least one question a scene, about the description if need be."""
+    boxes = zip(scene.labels, coordinates(scene), strict=True)
+    asked = [(f"the {label}", box) for label, box in boxes if scene.labels.count(label) == 1]
+    return asked or [("", describe(scene))]
+
+
+def ask_everything(rng: np.random.Generator, scene: Scene) -> list[Question]:
+    """Names, points inside some objects, and the description."""
+    boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
+    asked = [question for question in ask_names(rng, scene) if question[0]]
     for i in rng.choice(len(scene.labels), size=min(POINTS_PER_SCENE, len(scene.labels)), replace=False):
         x0, y0, x1, y1 = bins_N4[i]
         x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
-        pairs.append((f"at<{x}><{y}>", f" {scene.labels[i]}{coordinates[i]}"))
-    for label, box in zip(scene.labels, coordinates, strict=True):
-        if scene.labels.count(label) == 1:
-            pairs.append((f"the {label}", box))
-    return [*pairs, ("", describe(scene))]
+        asked.append((f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"))
+    return [*asked, ("", describe(scene))]
 
 
-def draw_batch(rng: np.random.Generator, *, size: int, max_objects: int) -> list[tuple[Scene, Image.Image]]:
-    """Fresh scenes, never drawn twice."""
-    kind = SceneKind(min_objects=1, max_objects=max_objects, column_share=0.25)
-    scenes = [sample_scene(rng, kind) for _ in range(size)]
-    return [(scene, draw_scene(rng, scene)) for scene in scenes]
+def distinct(scene: Scene) -> Scene:
+    """The scene with one object of each label."""
+    first = [i for i, label in enumerate(scene.labels) if label not in scene.labels[:i]]
+    return Scene(labels=tuple(scene.labels[i] for i in first), boxes_N4=scene.boxes_N4[first])
+
+
+def draw_batch(rng: np.random.Generator, size: int, *, share_distinct: float) -> list[tuple[Scene, Image.Image]]:
+    """Fresh scenes, never drawn twice; a share of them holds one object a label."""
+    drawn = []
+    for _ in range(size):
+        scene = (
+            distinct(sample_scene(rng, MANY_LABELS)) if rng.random() < share_distinct else sample_scene(rng, CROWDED)
+        )
+        drawn.append((scene, draw_scene(rng, scene)))
+    return drawn
 
 
 def patchify(images: list[Image.Image]) -> tuple[torch.Tensor, np.ndarray]:
@@ -92,14 +121,14 @@ def check_patchify(processor: ImagePreparer) -> None:
 
 
 def language_inputs(
-    rng: np.random.Generator, scenes: list[Scene], grids_B3: np.ndarray, vocabulary: Vocabulary
+    asked_B: list[list[Question]], grids_B3: np.ndarray, vocabulary: Vocabulary
 ) -> tuple[ForwardInputs, torch.Tensor]:
-    """The questions about the scenes, and which of the answers' tokens are learned (not what is given)."""
+    """The questions about some scenes, and which of the answers' tokens are learned (not what is given)."""
     prompt = vocabulary.encode(chat_prompt(QUESTION))
     layouts, learned = [], []
-    for scene, grid_3 in zip(scenes, grids_B3, strict=True):
+    for asked, grid_3 in zip(asked_B, grids_B3, strict=True):
         answers = []
-        for given, wanted in questions(rng, scene):
+        for given, wanted in asked:
             given_ids, wanted_ids = vocabulary.encode(given), vocabulary.encode(wanted)
             answers.append(np.array([*given_ids, *wanted_ids, vocabulary.answer_end_id]))
             learned.append(np.arange(answers[-1].size) >= len(given_ids))
@@ -110,84 +139,93 @@ def language_inputs(
 class DenseHead(torch.nn.Module):
     """What every image token is asked: is a centre in my cell, of which label, and where are the box's four sides.
 
-    Sides are told in the language model's own coordinate embeddings (`table_VH`), so that what the language model
-    later needs to say is in the image tokens already, one linear map away.
+    Sides are told in the language model's own coordinate embeddings, so that what it later has to say is in the image
+    tokens already, one linear map away; targets are bells of a few bins, so that near is better than far.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, table_VH: torch.Tensor) -> None:
         super().__init__()
+        width = table_VH.shape[1]
         self.what = torch.nn.Linear(width, 1 + len(LABELS))
         self.sides = torch.nn.Linear(width, 4 * width)
+        self.register_buffer("table_VH", table_VH.detach() / table_VH.detach().std())
+        self.register_buffer("bins_V", torch.arange(float(table_VH.shape[0])))
 
-    def loss(self, features_KH: torch.Tensor, scenes: list[Scene], table_VH: torch.Tensor) -> torch.Tensor:
-        """Sum of three cross-entropies, each a mean over the tokens it concerns."""
+    def loss(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+        """Weighted sum of three cross-entropies, each a mean over the tokens it concerns."""
         present_K = torch.zeros(features_KH.shape[0])
         label_K = torch.zeros(features_KH.shape[0], dtype=torch.long)
-        sides_K4 = torch.zeros(features_KH.shape[0], 4, dtype=torch.long)
+        sides_K4 = torch.zeros(features_KH.shape[0], 4)
         for row, scene in enumerate(scenes):
             bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
             for label, box_4, bins_4 in zip(scene.labels, scene.boxes_N4, bins_N4, strict=True):
                 column, line = (int((box_4[i] + box_4[i + 2]) / 2 // 28) for i in (0, 1))
                 cell = (row * CELLS + line) * CELLS + column
-                present_K[cell], label_K[cell], sides_K4[cell] = 1.0, LABELS.index(label), torch.from_numpy(bins_4)
+                present_K[cell], label_K[cell] = 1.0, LABELS.index(label)
+                sides_K4[cell] = torch.from_numpy(bins_4)
         there_K = present_K > 0
         what = self.what(features_KH)
-        sides_K4H = self.sides(features_KH[there_K]).unflatten(-1, (4, -1))
-        cross_entropy = torch.nn.functional.cross_entropy
+        sides_MH = self.sides(features_KH[there_K]).unflatten(-1, (4, -1)).flatten(0, 1)
+        logits_MV = sides_MH @ self.table_VH.T / LOGIT_SCALE
+        bells_MV = (-0.5 * ((self.bins_V - sides_K4[there_K].flatten()[:, None]) / BELL_BINS) ** 2).softmax(dim=-1)
         return (
             torch.nn.functional.binary_cross_entropy_with_logits(what[:, 0], present_K)
-            + 0.3 * cross_entropy(what[there_K, 1:], label_K[there_K])
-            + 0.3 * cross_entropy((sides_K4H @ table_VH.T).flatten(0, 1), sides_K4[there_K].flatten())
+            + 0.3 * torch.nn.functional.cross_entropy(what[there_K, 1:], label_K[there_K])
+            + 0.5 * torch.nn.functional.cross_entropy(logits_MV, bells_MV)
         )
 
 
 class Trainer:
-    """The model, its throw-away dense head, and one step of each phase."""
+    """The model, its throw-away dense head, and the loss of one step of each phase."""
 
-    def __init__(self, model: torch.nn.Module, vocabulary: Vocabulary, *, seed: int, batch_size: int) -> None:
-        self.model, self._vocabulary, self._batch_size = model, vocabulary, batch_size
-        self.head = DenseHead(model.config.vision_config.out_hidden_size)
+    def __init__(self, model: "Qwen2_5_VLForConditionalGeneration", vocabulary: Vocabulary, *, seed: int) -> None:
+        self.model, self._vocabulary = model, vocabulary
+        first = vocabulary.first_coordinate_id
+        self.head = DenseHead(model.get_input_embeddings().weight[first : first + NUM_BINS])
         self._rng = np.random.default_rng([seed, 20_251_012])
         self._seen: list[tuple[Scene, torch.Tensor]] = []
 
-    def dense(self, max_objects: int) -> dict[str, torch.Tensor]:
-        """Vision tower alone."""
-        scenes, features_KH, _ = self._look(2 * self._batch_size, max_objects)
-        return {"dense": self._dense(features_KH, scenes)}
+    def dense(self) -> torch.Tensor:
+        """Vision tower alone, on crowded scenes."""
+        scenes, features_KH = self._look(32, share_distinct=0.0)
+        return self.head.loss(features_KH, scenes)
 
-    def joint(self, max_objects: int) -> dict[str, torch.Tensor]:
-        """Both at once."""
-        scenes, features_KH, grids_B3 = self._look(self._batch_size, max_objects)
-        return {
-            "language": self._answer(scenes, features_KH, grids_B3),
-            "dense": 0.3 * self._dense(features_KH, scenes),
-        }
+    def names(self) -> torch.Tensor:
+        """Language model alone, on scenes with one object a label: finds an object by what it looks like."""
+        return self._recall(ask_names, share_distinct=1.0)
 
-    def language(self, max_objects: int) -> dict[str, torch.Tensor]:
-        """Language model alone, on pictures the vision tower has looked at once: three times as many steps."""
+    def language(self) -> torch.Tensor:
+        """Language model alone, on all scenes and questions."""
+        return self._recall(ask_everything, share_distinct=0.3)
+
+    def joint(self) -> torch.Tensor:
+        """Both at once, on fresh scenes."""
+        scenes, features_KH = self._look(16, share_distinct=0.3)
+        return self._answer(scenes, features_KH, ask_everything) + 0.3 * self.head.loss(features_KH, scenes)
+
+    def forget(self) -> None:
+        """Drop the pictures looked at: the next phase wants others, or the tower has changed."""
+        self._seen = []
+
+    def _recall(self, ask: Ask, *, share_distinct: float) -> torch.Tensor:
         if not self._seen:
             with torch.no_grad():
-                for _ in range(NUM_SEEN // 64):
-                    scenes, features_KH, _ = self._look(64, max_objects)
+                for _ in range(NUM_SEEN // LOOK_BATCH):
+                    scenes, features_KH = self._look(LOOK_BATCH, share_distinct=share_distinct)
                     self._seen += zip(scenes, features_KH.split(CELLS * CELLS), strict=True)
-        picked = [self._seen[i] for i in self._rng.integers(len(self._seen), size=self._batch_size)]
-        scenes = [scene for scene, _ in picked]
-        grids_B3 = np.tile([1, 2 * CELLS, 2 * CELLS], (len(scenes), 1))
-        return {"language": self._answer(scenes, torch.cat([features for _, features in picked]), grids_B3)}
+        picked = [self._seen[i] for i in self._rng.integers(len(self._seen), size=16)]
+        return self._answer([scene for scene, _ in picked], torch.cat([features for _, features in picked]), ask)
 
-    def _dense(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        first = self._vocabulary.first_coordinate_id
-        table_VH = self.model.get_input_embeddings().weight[first : first + NUM_BINS]
-        return self.head.loss(features_KH, scenes, table_VH)
-
-    def _look(self, size: int, max_objects: int) -> tuple[list[Scene], torch.Tensor, np.ndarray]:
-        drawn = draw_batch(self._rng, size=size, max_objects=max_objects)
+    def _look(self, size: int, *, share_distinct: float) -> tuple[list[Scene], torch.Tensor]:
+        drawn = draw_batch(self._rng, size, share_distinct=share_distinct)
         patches, grids_B3 = patchify([image for _, image in drawn])
         features = self.model.model.get_image_features(patches, torch.from_numpy(grids_B3)).pooler_output
-        return [scene for scene, _ in drawn], torch.cat(features), grids_B3
+        return [scene for scene, _ in drawn], torch.cat(features)
 
-    def _answer(self, scenes: list[Scene], features_KH: torch.Tensor, grids_B3: np.ndarray) -> torch.Tensor:
-        inputs, learned_N = language_inputs(self._rng, scenes, grids_B3, self._vocabulary)
+    def _answer(self, scenes: list[Scene], features_KH: torch.Tensor, ask: Ask) -> torch.Tensor:
+        asked_B = [ask(self._rng, scene) for scene in scenes]
+        grids_B3 = np.tile([1, 2 * CELLS, 2 * CELLS], (len(scenes), 1))
+        inputs, learned_N = language_inputs(asked_B, grids_B3, self._vocabulary)
         return -answer_stats(self.model, inputs, image_features_KH=features_KH).logprobs_N[learned_N].mean()
 
 
@@ -208,7 +246,6 @@ def main() -> None:
     parser.add_argument("--schedule", type=parse_schedule, required=True, help="such as dense:480,language:1200")
     parser.add_argument("--start", type=Path, help="go on from an earlier base")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
     args = parser.parse_args()
 
@@ -218,7 +255,7 @@ def main() -> None:
     check_patchify(ImagePreparer(args.out))
     model = load_policy(args.start) if args.start else build_model(tokenizer, seed=args.seed)
     model.train()
-    trainer = Trainer(model, vocabulary, seed=args.seed, batch_size=args.batch_size)
+    trainer = Trainer(model, vocabulary, seed=args.seed)
     optimizer = torch.optim.AdamW(
         [*model.parameters(), *trainer.head.parameters()], lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -226,21 +263,21 @@ def main() -> None:
     until_s = 0.0
     for phase, seconds in args.schedule:
         until_s += seconds
+        trainer.forget()
         recent: list[float] = []
         while (passed_s := time.monotonic() - begun) < until_s:
             share = passed_s / total_s
             for group in optimizer.param_groups:
                 warm = min(1.0, (step + 1) / 100)
                 group["lr"] = args.learning_rate * warm * max(0.02, 0.5 * (1 + np.cos(np.pi * share)))
-            losses = getattr(trainer, phase)(SPARSE_OBJECTS if share < SPARSE_SHARE and not args.start else MAX_OBJECTS)
-            loss = sum(losses.values())
+            loss = getattr(trainer, phase)()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            recent = [*recent[-99:], loss.item()]
-            if step % 100 == 0:
+            recent = [*recent[-49:], loss.item()]
+            if step % 50 == 0:
                 print(f"step {step}  {phase}  {share:.1%}  loss {np.mean(recent):.3f}", flush=True)
             if step % 500 == 0:
                 save(model, args.out)

@@ -1,0 +1,129 @@
+"""The synthetic world: seeded, crowded, and no object hides another."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rewards.geometry import pairwise_iou
+from rex_rl.records import read_records
+from rex_rl.shapes.world import (
+    IMAGE_SIDE_PX,
+    LABELS,
+    MAX_IOU,
+    Scene,
+    SceneKind,
+    asked_categories,
+    draw_scene,
+    sample_scene,
+    write_split,
+)
+
+SEEDS = range(300)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [sample_scene(np.random.default_rng([7, seed]), SceneKind()) for seed in SEEDS]
+
+
+def test_a_scene_holds_four_to_twenty_objects(scenes: list[Scene]) -> None:
+    counts = [len(scene.labels) for scene in scenes]
+    assert min(counts) >= 4
+    assert max(counts) <= 20
+    assert {4, 20} <= set(counts), "both ends occur"
+    assert all(scene.boxes_N4.shape == (len(scene.labels), 4) for scene in scenes)
+
+
+def test_several_objects_of_a_label_stand_together(scenes: list[Scene]) -> None:
+    """That is what a teacher-forced model loses count of."""
+    assert np.mean([len(scene.labels) / len(set(scene.labels)) for scene in scenes]) > 3
+    assert all(set(scene.labels) <= set(LABELS) for scene in scenes)
+
+
+def test_no_two_objects_hide_each_other(scenes: list[Scene]) -> None:
+    """Not even of different labels; the issue asks for at most 0.5 within one."""
+    for scene in scenes:
+        iou_NN = pairwise_iou(scene.boxes_N4, scene.boxes_N4)
+        np.fill_diagonal(iou_NN, 0)
+        assert iou_NN.max() <= MAX_IOU + 1e-12
+
+
+def test_boxes_lie_inside_and_have_their_size(scenes: list[Scene]) -> None:
+    kind = SceneKind()
+    for scene in scenes:
+        sides_N2 = scene.boxes_N4[:, 2:] - scene.boxes_N4[:, :2]
+        assert scene.boxes_N4.min() >= 0
+        assert scene.boxes_N4.max() < IMAGE_SIDE_PX
+        assert sides_N2.min() >= kind.min_side_px
+        assert sides_N2.max() <= kind.max_side_px
+
+
+def test_columns_share_their_x0(scenes: list[Scene]) -> None:
+    """In about half of the scenes several objects of one label tie in x0, whose order a model cannot know."""
+    tied = [len(set(scene.boxes_N4[:, 0])) <= 0.6 * len(scene.labels) for scene in scenes]
+    assert 0.25 < np.mean(tied) < 0.6
+
+
+def test_the_same_seed_gives_the_same_picture() -> None:
+    def drawn(seed: int) -> tuple[Scene, bytes]:
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng, SceneKind())
+        return scene, draw_scene(rng, scene).tobytes()
+
+    (first, pixels), (again, pixels_again), (_, other) = drawn(3), drawn(3), drawn(4)
+    assert first.labels == again.labels
+    assert first.boxes_N4.tolist() == again.boxes_N4.tolist()
+    assert pixels == pixels_again != other
+
+
+def test_an_object_is_drawn_where_its_box_is() -> None:
+    """Its colour reaches all four sides of the box and does not leave it."""
+    for label in LABELS:
+        scene = Scene(labels=(label,), boxes_N4=np.array([[40.0, 60.0, 80.0, 90.0]]))
+        noise = np.random.default_rng(0), np.random.default_rng(0)
+        bare = np.asarray(draw_scene(noise[0], Scene(labels=(), boxes_N4=np.zeros((0, 4)))), dtype=int)
+        rows, columns = np.nonzero(np.abs(np.asarray(draw_scene(noise[1], scene), dtype=int) - bare).sum(axis=2))
+        assert (columns.min(), rows.min(), columns.max(), rows.max()) == (40, 60, 79, 89), label
+
+
+def test_the_canvas_tells_where_one_is() -> None:
+    """Red grows to the right and green downwards: rotary positions alone are relative."""
+    canvas = np.asarray(draw_scene(np.random.default_rng(0), Scene(labels=(), boxes_N4=np.zeros((0, 4)))), dtype=float)
+    assert (np.diff(canvas[:, ::28, 0].mean(axis=0)) > 0).all()
+    assert (np.diff(canvas[::28, :, 1].mean(axis=1)) > 0).all()
+
+
+def test_a_third_of_the_questions_ask_for_what_is_not_there(scenes: list[Scene]) -> None:
+    absent = []
+    for seed, scene in zip(SEEDS, scenes, strict=True):
+        asked = asked_categories(np.random.default_rng(seed), scene)
+        assert set(scene.labels) <= set(asked) <= set(LABELS)
+        assert len(set(asked)) == len(asked)
+        absent.append(len(set(asked) - set(scene.labels)))
+    assert set(absent) == {0, 1}
+    assert np.mean(absent) == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_a_longer_split_starts_with_the_shorter(tmp_path: Path) -> None:
+    """Lines and pixels; so more data never means other data."""
+    short, long = (
+        write_split(tmp_path / str(count), name="train", num_images=count, seed=5, kind=SceneKind()) for count in (3, 5)
+    )
+    assert long.read_text().splitlines()[:3] == short.read_text().splitlines()
+    for image in sorted((tmp_path / "3" / "images").iterdir()):
+        assert image.read_bytes() == (tmp_path / "5" / "images" / image.name).read_bytes()
+
+
+def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
+    """Images decoded, sizes checked, no record bad."""
+    file = write_split(tmp_path, name="heldout", num_images=4, seed=5, kind=SceneKind())
+    records = read_records(file, decode_images=True, max_bad_fraction=0.0).records
+    assert [record.id for record in records] == [f"heldout_{i:06d}" for i in range(4)]
+    assert {record.size for record in records} == {(IMAGE_SIDE_PX, IMAGE_SIDE_PX)}
+    with Image.open(records[0].image) as image:
+        assert image.size == (IMAGE_SIDE_PX, IMAGE_SIDE_PX)
+    first = json.loads(file.read_text().splitlines()[0])
+    assert [list(thing.bbox or ()) for thing in records[0].objects] == [thing["bbox"] for thing in first["objects"]]

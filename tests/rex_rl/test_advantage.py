@@ -1,0 +1,159 @@
+"""Advantages by hand, and the laws of credit."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rex_rl.advantage import box_credit, gains_to_go, group_advantages, shapes_before, token_advantages, train_group
+from rex_rl.config_schema import AdvantageConfig
+from rex_rl.types import Scores
+from tests import fakes
+
+GAINS = st.lists(st.floats(-1, 1), max_size=6).map(np.array)
+CREDITS = ("none", "prefix", "leave_one_out", "to_go")
+
+
+def evenly_spanned(num_shapes: int) -> list[tuple[int, int]]:
+    """Shapes of five tokens each behind three tokens of phrase."""
+    return [(3 + 5 * i, 8 + 5 * i) for i in range(num_shapes)]
+
+
+def scores_of(total: Sequence[float], gains: Sequence[Sequence[float]]) -> Scores:
+    return Scores(
+        total_G=fakes.frozen(np.array(total, dtype=np.float64)),
+        terms_G={},
+        gains_GN=tuple(fakes.frozen(np.array(gains_N, dtype=np.float64)) for gains_N in gains),
+        shapes_G=tuple(fakes.shapes(evenly_spanned(len(gains_N))) for gains_N in gains),
+    )
+
+
+def lengths_of(scores: Scores) -> list[int]:
+    """Two tokens behind the last shape: the segment's end mark and the answer's."""
+    return [3 + 5 * gains_N.size + 2 for gains_N in scores.gains_GN]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "normalise_std", "expected"),
+    [
+        ([1.0, 0.0], True, [1.0, -1.0]),
+        ([1.0, 0.0], False, [0.5, -0.5]),
+        ([1.0, 1.0, 1.0, 0.0], True, [3**-0.5, 3**-0.5, 3**-0.5, -(3**0.5)]),
+        ([0.25, 0.5, 0.75], True, [-(1.5**0.5), 0.0, 1.5**0.5]),
+        ([0.3, 0.3, 0.3], True, [0.0, 0.0, 0.0]),
+        ([0.1 + 0.2, 0.3, 0.3], True, [0.0, 0.0, 0.0]),  # equal up to rounding
+    ],
+)
+def test_group_advantages_by_hand(rewards: list[float], normalise_std: bool, expected: list[float]) -> None:
+    advantages_G = group_advantages(np.array(rewards), normalise_std=normalise_std)
+    assert advantages_G.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.lists(st.floats(-2, 1), min_size=2, max_size=16))
+@settings(max_examples=80, deadline=None)
+def test_a_group_is_compared_with_itself(rewards: list[float]) -> None:
+    """Mean zero, spread one or nothing, and better answers never get less."""
+    total_G = np.array(rewards)
+    advantages_G = group_advantages(total_G, normalise_std=True)
+    assert advantages_G.mean() == pytest.approx(0, abs=1e-7)
+    assert advantages_G.std() == pytest.approx(1, abs=1e-7) or not advantages_G.any()
+    assert (np.diff(advantages_G[np.argsort(total_G)]) >= 0).all()
+
+
+@given(GAINS, st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_box_credit_has_mean_zero_over_the_answer(gains_N: np.ndarray, num_more: int) -> None:
+    """It moves reward between an answer's tokens and adds none; a better shape's tokens get more."""
+    shapes = fakes.shapes(evenly_spanned(gains_N.size))
+    credit_T = box_credit(gains_N, shapes, 3 + 5 * gains_N.size + num_more)
+    assert credit_T.mean() == pytest.approx(0, abs=1e-12)
+    at_shapes_N = np.array([credit_T[start] for start, _ in shapes.spans_N2])
+    assert np.allclose(at_shapes_N - at_shapes_N[:1], gains_N - gains_N[:1])
+
+
+@given(st.lists(GAINS, min_size=1, max_size=8), st.floats(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_what_is_to_go_is_compared_at_the_same_place(gains: list[np.ndarray], discount: float) -> None:
+    """At each index the mean over the group, answers that have stopped counting as nothing, is taken off."""
+    rows = gains_to_go(gains, discount=discount)
+    assert [row.size for row in rows] == [gains_N.size + 1 for gains_N in gains]
+    for i in range(max(row.size for row in rows)):
+        to_go = [sum(discount**k * gain for k, gain in enumerate(gains_N[i:])) for gains_N in gains]
+        for row, value in zip(rows, to_go, strict=True):
+            if i < row.size:
+                assert row[i] == pytest.approx(value - np.mean(to_go), abs=1e-9)
+
+
+def test_stopping_where_others_gain_is_blamed() -> None:
+    """And so is going on where the others lose: the last entry is the decision to stop."""
+    stopped, went_on = gains_to_go([np.array([0.5]), np.array([0.5, 0.25])], discount=1.0)
+    assert stopped[-1] == -0.125
+    assert went_on.tolist() == [0.125, 0.125, 0.0]
+    wise, _ = gains_to_go([np.array([0.5]), np.array([0.5, -0.25])], discount=1.0)
+    assert wise[-1] == 0.125
+
+
+def test_the_stop_entry_stands_behind_the_last_shape() -> None:
+    """From the first token after the last shape on; an answer without shapes has only that entry."""
+    assert shapes_before(fakes.shapes([(3, 8), (8, 13)]), 15).tolist() == [0] * 8 + [1] * 5 + [2] * 2
+    assert shapes_before(fakes.shapes(), 3).tolist() == [0, 0, 0]
+    assert shapes_before(fakes.shapes([(3, 8)]), 8).tolist() == [0] * 8  # cut behind its last shape
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), GAINS), min_size=2, max_size=8), st.sampled_from(CREDITS))
+@settings(max_examples=80, deadline=None)
+def test_every_credit_gives_each_token_a_bounded_advantage(drawn: list[tuple[float, np.ndarray]], credit: str) -> None:
+    scores = scores_of([total for total, _ in drawn], [gains_N.tolist() for _, gains_N in drawn])
+    lengths_G = lengths_of(scores)
+    rows = token_advantages(scores, lengths_G, AdvantageConfig(credit=credit, normalise_std=False))
+    assert [row.size for row in rows] == lengths_G
+    assert np.abs(np.concatenate(rows)).max() <= 2 * (1 + 2 * 6)
+
+
+@pytest.mark.parametrize("credit", ["none", "to_go"])
+def test_a_group_that_earned_and_said_the_same_teaches_nothing(credit: str) -> None:
+    """Under the other two a shape is still compared with the rest of its own answer."""
+    scores = scores_of([0.5, 0.5], [[0.3, 0.3], [0.3, 0.3]])
+    for row in token_advantages(scores, lengths_of(scores), AdvantageConfig(credit=credit)):
+        assert not row.any()
+
+
+@pytest.mark.parametrize("normalise_std", [True, False])
+def test_equal_rewards_in_another_order_stay_small(normalise_std: bool) -> None:
+    """Without a spread of the totals nothing is divided by it: the gains' own scale remains."""
+    scores = scores_of([0.5, 0.5], [[0.5, 0.0], [0.0, 0.5]])
+    config = AdvantageConfig(credit="to_go", normalise_std=normalise_std)
+    rows = token_advantages(scores, lengths_of(scores), config)
+    assert np.abs(np.concatenate(rows)).max() <= 0.5
+
+
+@given(st.lists(GAINS, min_size=2, max_size=6))
+@settings(max_examples=80, deadline=None)
+def test_to_go_starts_from_the_reward(gains: list[np.ndarray]) -> None:
+    """Undiscounted, the tokens up to the first shape's end get the whole reward compared with the group."""
+    scores = scores_of([gains_N.sum() + 0.1 * i for i, gains_N in enumerate(gains)], [list(one) for one in gains])
+    rows = token_advantages(scores, lengths_of(scores), AdvantageConfig(credit="to_go", normalise_std=False))
+    assert [row[0] for row in rows] == pytest.approx(list(scores.total_G - scores.total_G.mean()), abs=1e-9)
+
+
+def test_box_credit_comes_on_top_of_the_group_advantage() -> None:
+    scores = scores_of([1.0, 0.0], [[0.5, 0.5], [0.2]])
+    config = AdvantageConfig(credit="prefix", credit_weight=2.0)
+    first, second = token_advantages(scores, lengths_of(scores), config)
+    assert (first.mean(), second.mean()) == pytest.approx((1.0, -1.0))
+    assert second[3] - second[0] == pytest.approx(2.0 * 0.2)
+
+
+def test_a_train_group_keeps_prompt_answers_and_order() -> None:
+    """Weights are those of per-sequence means: every answer of the step counts the same, whatever its length."""
+    group = fakes.group(lengths=(3, 5))
+    scores = scores_of([1.0, 0.0], [[], []])
+    trained = train_group(group, scores, AdvantageConfig(), num_answers=4)
+    assert trained.prompt is group.prompt
+    assert [one.answer for one in trained.answers] == list(group.answers)
+    assert [one.token_weight * one.answer.tokens_T.size for one in trained.answers] == pytest.approx([0.25, 0.25])
+    assert [one.advantages_T.tolist() for one in trained.answers] == [[1.0] * 3, [-1.0] * 5]
+    assert trained.answers[0].advantages_T.dtype == np.float32
+    assert trained.num_answer_tokens == 8

@@ -1,0 +1,95 @@
+"""Which records a run trains on and which it is judged by."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rex_rl.config import Config
+from rex_rl.datasets import load_split, shapes_files
+from rex_rl.errors import DataError
+from rex_rl.shapes.world import SceneKind, write_split
+
+
+def config_for(root: Path, *, num_images: int = 200, **data: Any) -> Config:
+    return Config(
+        name="run", run_root=root, model={"path": "tiny"}, data=data, evaluation={"num_images": num_images}
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        name: write_split(folder, name=name, num_images=count, seed=count, kind=SceneKind(max_objects=5))
+        for name, count in (("train", 10), ("heldout", 3), ("one", 1))
+    }
+
+
+def ids(records: tuple[Any, ...]) -> list[str]:
+    return [record.id for record in records]
+
+
+def test_a_share_is_held_back_by_seed(files: dict[str, Path], tmp_path: Path) -> None:
+    split = load_split(config_for(tmp_path, train=str(files["train"]), heldout_fraction=0.3))
+    assert (len(split.train), len(split.heldout), split.bad) == (7, 3, ())
+    assert sorted([*ids(split.train), *ids(split.heldout)]) == [f"train_{i:06d}" for i in range(10)]
+    again = load_split(config_for(tmp_path, train=str(files["train"]), heldout_fraction=0.3))
+    assert ids(again.heldout) == ids(split.heldout)
+
+
+def test_a_held_out_file_is_used_as_it_is(files: dict[str, Path], tmp_path: Path) -> None:
+    split = load_split(config_for(tmp_path, train=str(files["train"]), heldout=files["heldout"], num_images=2))
+    assert len(split.train) == 10
+    assert ids(split.heldout) == ["heldout_000000", "heldout_000001"]
+
+
+def test_one_record_cannot_be_split(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="one to train on and one to hold back"):
+        load_split(config_for(tmp_path, train=str(files["one"])))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
+        load_split(config_for(tmp_path, train=str(tmp_path / "nowhere.jsonl")))
+
+
+def test_bad_records_of_both_files_are_told(files: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(files["heldout"].read_text() + '{"id": "x"}\n')
+    split = load_split(
+        config_for(
+            tmp_path,
+            train=str(files["train"]),
+            heldout=broken,
+            heldout_images=files["heldout"].parent,
+            max_bad_fraction=0.5,
+        )
+    )
+    assert [(bad.line, bad.id) for bad in split.bad] == [(4, "x")]
+
+
+def test_shapes_are_made_once_below_the_run_root(tmp_path: Path) -> None:
+    """Training and held-out scenes come from seeds of their own; a second run finds them there."""
+    config = config_for(tmp_path, train="shapes", shapes={"num_train": 3, "num_heldout": 2})
+    split = load_split(config)
+    assert ids(split.train) == [f"train_{i:06d}" for i in range(3)]
+    assert ids(split.heldout) == ["heldout_000000", "heldout_000001"]
+    assert {tuple(one.objects) for one in split.train}.isdisjoint(tuple(one.objects) for one in split.heldout)
+    train_file, heldout_file = shapes_files(tmp_path, config.data)
+    assert train_file.parent == heldout_file.parent == tmp_path / "data" / "shapes_3_2_0"
+    written = train_file.stat().st_mtime_ns
+    assert ids(load_split(config).train) == ids(split.train)
+    assert train_file.stat().st_mtime_ns == written
+
+
+def test_another_size_or_seed_is_another_data_set(tmp_path: Path) -> None:
+    folders = {
+        shapes_files(tmp_path, config_for(tmp_path, train="shapes", shapes=shapes).data)[0].parent
+        for shapes in (
+            {"num_train": 1, "num_heldout": 1},
+            {"num_train": 2, "num_heldout": 1},
+            {"num_train": 1, "num_heldout": 1, "seed": 1},
+        )
+    }
+    assert len(folders) == 3

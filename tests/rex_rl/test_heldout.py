@@ -1,0 +1,92 @@
+"""Held-out evaluation: greedy, once a record, compared with the untouched truth, and kept for the report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rex_rl.codec import Codec
+from rex_rl.evaluation import ImageResult
+from rex_rl.heldout import HeldOut, answer_greedily, read_samples, result_of, write_samples
+from rex_rl.run_folder import RunFolder
+from rex_rl.types import Answer, FinishReason, Group, Prompt, Record, Sampling
+from tests import fakes
+
+RECORDS = [fakes.record(f"r{i}", boxes=1 + i) for i in range(4)]
+
+
+class Knowing(fakes.FakePool):
+    """Answers every prompt with its truth."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.version, self._codec = 0, codec
+
+    def result(self, ticket: tuple[Prompt, Sampling, int]) -> Group:
+        prompt = ticket[0]
+        return Group(prompt=prompt, answers=(true_answer(prompt.record, self._codec),))
+
+
+def true_answer(record: Record, codec: Codec) -> Answer:
+    tokens_T = fakes.frozen(codec.encode(record, record.categories))
+    return Answer(
+        tokens_T=tokens_T,
+        logprobs_T=np.zeros(tokens_T.size, dtype=np.float32),
+        versions_T=np.zeros(tokens_T.size, dtype=np.int64),
+        finish_reason=FinishReason.STOP,
+    )
+
+
+def test_every_record_is_answered_once_greedily_and_in_order(codec: Codec) -> None:
+    pool = Knowing(codec)
+    results = answer_greedily(pool, RECORDS, codec, max_answer_tokens=77)
+    assert [result.image_id for result in results] == [record.id for record in RECORDS]
+    assert [uid for uid, _ in pool.submitted] == [f"eval:{record.id}" for record in RECORDS]
+    assert {sampling for _, sampling in pool.submitted} == {
+        Sampling(num_answers=1, temperature=0.0, max_tokens=77, seed=0)
+    }
+    assert pool.most_in_flight == len(RECORDS), "all are submitted before the first is waited for"
+
+
+def test_the_truth_is_not_put_on_the_grid(codec: Codec) -> None:
+    """A perfect answer differs from the truth by the codec's rounding, which the figures must show."""
+    record = fakes.record(boxes=2)
+    result = result_of(record, true_answer(record, codec), codec)
+    assert result.truth_N4.tolist() == [[0.0, 5.0, 8.0, 60.0], [10.0, 5.0, 18.0, 60.0]]
+    assert 0 < np.abs(result.said_N4 - result.truth_N4).max() < 0.06
+    assert (result.width, result.height, result.faults) == (100, 80, ())
+
+
+def test_figures_and_samples_of_an_evaluation(codec: Codec, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    heldout = HeldOut(Knowing(codec), RECORDS, codec, max_answer_tokens=9, run=run)
+    assert heldout.figures == {}
+    figures = heldout.evaluate("grpo", 20)
+    assert heldout.figures is figures
+    assert (figures["f1_50"], figures["num_images"], figures["parse_failure_rate"]) == (1, 4, 0)
+    assert list(run.wall_s) == ["grpo_eval"]
+    assert len(read_samples(tmp_path / "samples" / "grpo_000020.jsonl")) == 4
+
+
+@pytest.mark.parametrize("said", [0, 3])
+def test_samples_come_back(tmp_path: Path, said: int) -> None:
+    result = ImageResult(
+        image_id="r0",
+        width=100,
+        height=80,
+        truth_labels=("cat",),
+        truth_N4=np.array([[0.125, 5, 8, 60]]),
+        said_labels=("cat",) * said,
+        said_N4=np.arange(4.0 * said).reshape(-1, 4),
+        faults=("truncated",),
+    )
+    file = tmp_path / "deep" / "sft_000001.jsonl"
+    write_samples(file, [fakes.record("r0")], [result])
+    ((image, back),) = read_samples(file)
+    assert image == "/images/r0.png"
+    assert (back.image_id, back.width, back.height, back.faults) == ("r0", 100, 80, ("truncated",))
+    assert (back.said_labels, back.truth_labels) == (result.said_labels, result.truth_labels)
+    np.testing.assert_allclose(back.said_N4, result.said_N4, atol=0.005)
+    np.testing.assert_allclose(back.truth_N4, result.truth_N4, atol=0.006)
+    assert json.loads(file.read_text())["truth"] == [{"label": "cat", "bbox": [0.12, 5.0, 8.0, 60.0]}]

@@ -1,0 +1,53 @@
+"""What a GRPO step logs, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rex_rl.step_metrics import grpo_metrics
+from rex_rl.types import FinishReason, Mean, Scores
+from tests import fakes
+
+
+def test_the_numbers_of_a_step() -> None:
+    """Two groups of two: one with a spread, one in which all earned the same up to rounding."""
+    first, second = fakes.group("a", (4, 6)), fakes.group("b", (2, 8))
+    second = replace(second, answers=(second.answers[0], fakes.answer(8, reason=FinishReason.LENGTH)))
+    scores = [
+        Scores(
+            total_G=np.array([1.0, 0.0]),
+            terms_G={"f1": np.array([1.0, 0.5]), "duplicates": np.array([0.0, 1.0])},
+            gains_GN=(np.zeros(2), np.zeros(0)),
+            shapes_G=(fakes.shapes([(0, 5), (5, 10)]), fakes.shapes(faults=("truncated",))),
+        ),
+        Scores(
+            total_G=np.array([0.3, 0.1 + 0.2]),
+            terms_G={"f1": np.array([0.3, 0.3]), "duplicates": np.zeros(2)},
+            gains_GN=(np.zeros(1), np.zeros(1)),
+            shapes_G=(fakes.shapes([(0, 5)]), fakes.shapes([(0, 5)])),
+        ),
+    ]
+    metrics = grpo_metrics([first, second], scores, {"kl": Mean(total=3.0, count=6.0)})
+    assert metrics == pytest.approx(
+        {
+            "reward": 0.4,
+            "reward_std": 0.25,
+            "frac_reward_zero_std": 0.5,
+            "completions/mean_length": 5.0,
+            "completions/max_length": 8.0,
+            "completions/clipped_ratio": 0.25,
+            "completions/mean_shapes": 1.0,
+            "completions/fault_ratio": 0.25,
+            "rewards/f1/mean": 0.525,
+            "rewards/duplicates/mean": 0.25,
+            "kl": 0.5,
+        }
+    )
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_means_of_ranks_are_joined_by_what_they_counted() -> None:
+    joined = Mean(total=3.0, count=3.0) + Mean(total=1.0, count=1.0) + Mean(total=0.0, count=0.0)
+    assert joined.value == 1.0
+    assert np.isnan(Mean(total=0.0, count=0.0).value)
