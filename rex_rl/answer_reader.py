@@ -74,7 +74,7 @@ class AnswerReader:
                 return
             else:
                 _STEPS[kind](self, at, token)
-        if self._state == _SHAPES:
+        if self._state == _SHAPES and len(self._numbers) >= self._size:  # one that the limit cut is no second fault
             self._close_shape(at + 1)
         self.faults.add("truncated")
 

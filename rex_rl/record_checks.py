@@ -6,6 +6,7 @@ as `repr` writes them, so that a message stays one line whatever a file holds.
 Coordinates are pixels of the original image, boxes [x0, y0, x1, y1].
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from rex_rl.types import Object
 
 TOLERANCE_PX = 1
 """Annotation tools round: what lies this far outside the image is clipped, what lies further is refused."""
+
+_SPECIAL = re.compile(r"<\|[a-z_]+\|>|<\d{1,3}>")
+"""Texts that a tokenizer reads as one of Qwen's special tokens or as a coordinate."""
 
 _TOO_LARGE = 1e15
 """Nearer to infinity than to any pixel; sums and differences below it cannot overflow."""
@@ -67,6 +71,8 @@ def _text(value: object, field: str) -> str:
         raise DataError(f"{field}: {value!r:.60} is not text")
     if not value.strip():
         raise DataError(f"{field}: empty")
+    if (special := _SPECIAL.search(value)) is not None:  # it would be read as a mark, an image or a coordinate
+        raise DataError(f"{field}: {value!r:.60} holds the special token {special.group()}")
     if not value.isascii():
         try:
             value.encode()

@@ -8,6 +8,7 @@ runs/NAME/ config.yaml metrics.jsonl summary.json report.html
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -103,11 +104,17 @@ class RunFolder:
 
     def write_summary(self) -> None:
         """Write `summary.json`: the figures of each stage, and the seconds of each part."""
-        summary = {**self.figures, "wall_s": {part: round(seconds, 2) for part, seconds in self.wall_s.items()}}
-        _write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        figures = {stage: {name: _or_null(value) for name, value in one.items()} for stage, one in self.figures.items()}
+        summary = figures | {"wall_s": {part: round(seconds, 2) for part, seconds in self.wall_s.items()}}
+        _write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def _save(self) -> None:
         _write_whole(self.folder / STATE, json.dumps({"wall_s": self.wall_s, "figures": self.figures}, indent=2))
+
+
+def _or_null(value: float) -> float | None:
+    """JSON has no NaN: a figure that is not defined is null."""
+    return value if math.isfinite(value) else None
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -45,7 +45,7 @@ def test_make_targets_exist(root: Path) -> None:
 def test_the_file_tree_is_complete(root: Path) -> None:
     """Every module stands in the README's tree, and nothing that is not there."""
     tree = README.read_text().split("## Files")[1].split("```")[1]
-    named = set(re.findall(r"[a-z_]+\.(?:py|yaml)", tree))
+    named = set(re.findall(r"[a-z0-9_]+\.(?:py|yaml)", tree))
     there = {file.name for package in ("rex_rl", "actors") for file in (root / package).glob("*.py")}
     there -= {"__init__.py", "__main__.py"}
     assert there <= named, sorted(there - named)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rex_rl.errors import DataError
+from rex_rl.record_checks import text
 from rex_rl.records import RecordSet, check_report, read_records
 
 GOOD: dict[str, Any] = {
@@ -154,3 +155,10 @@ def test_whatever_a_field_holds_the_record_is_good_or_named(
         return
     assert found.num_read == len(found.records) + len(found.bad) == len(changes)
     assert all("\n" not in line for line in check_report(found))
+
+
+@pytest.mark.parametrize("name", ["<|image_pad|>", "cat <12>", "<|im_end|>"])
+def test_a_label_that_the_tokenizer_would_take_for_a_mark_is_refused(name: str) -> None:
+    """Written into a prompt it would crash the learner (image tokens without an image) or end the answer."""
+    with pytest.raises(DataError, match="holds the special token"):
+        text({"label": name}, "label")
