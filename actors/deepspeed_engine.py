@@ -101,6 +101,17 @@ class LearnerEngine:
             dist_init_required=False,
         )
 
+    def apply(self) -> float:
+        """Take the optimizer step and return the gradients' global L2 norm before clipping.
+
+        DeepSpeed's plain float32 engine (stage 0) clips without keeping the norm, so there it is measured here.
+        """
+        parameters = [parameter for _, parameter in self._trained()]
+        plain = all(_is_whole(parameter) for parameter in parameters)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) if plain else None
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() or 0.0) if norm is None else float(norm)
+
     def set_learning_rate(self, factor: float) -> None:
         """Give every part its configured rate times the schedule's factor."""
         for group in self.optimizer.param_groups:

@@ -114,9 +114,7 @@ class LearnerRank:
             self._engine.engine.backward(loss * self._seat.num_ranks)
             for name, mean in metrics.items():
                 sums[name] = sums.get(name, Mean(total=0.0, count=0.0)) + mean
-        self._engine.engine.step()
-        norm = float(self._engine.engine.get_global_grad_norm() or 0.0)
-        return {**sums, "grad_norm": Mean(total=norm, count=1.0)}
+        return {**sums, "grad_norm": Mean(total=self._engine.apply(), count=1.0)}
 
     def answer_logprobs(self, groups: Sequence[TrainGroup]) -> list[np.ndarray]:
         """[answers] of [T]: log-probabilities the current policy gives to given answers, under mask and temperature."""

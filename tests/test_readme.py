@@ -1,4 +1,4 @@
-"""The README's commands are real: every `rex-rl` line in it is parsed by the command line, every file it names exists."""
+"""The README is real: each `rex-rl` line in it parses, each key and option it gives exists, and so does each file."""
 
 import re
 import shlex
