@@ -46,7 +46,8 @@ class RayRolloutPool:
         try:
             return ray.get(ticket.ref)
         except ray.exceptions.RayError as error:
-            raise RolloutError(f"{ticket.worker}: {str(error).splitlines()[0]}") from error
+            cause = getattr(error, "cause", None) or error  # the worker's own error, where it is one
+            raise RolloutError(f"{ticket.worker}: {str(cause).splitlines()[0]}") from cause
         finally:
             self._waiting[ticket.worker] -= 1
 

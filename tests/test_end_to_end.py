@@ -72,6 +72,23 @@ def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
     assert wanted <= names
 
 
+def test_the_same_seed_gives_the_same_first_step(
+    finished: Path, root: Path, tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
+    """Another process, another run: what is sampled and what it earns in the first GRPO step is the same."""
+    done = rex_rl(
+        "train", "configs/smoke.yaml", f"run_root={tmp_path}", "grpo.num_steps=1", root=root, env=ray_environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, again = (
+        next(row for row in read_metrics(run / "metrics.jsonl") if row.get("stage") == "grpo" and "reward" in row)
+        for run in (finished, tmp_path / "smoke")
+    )
+    same = [name for name in first if name.startswith(("reward", "completions/"))]
+    assert len(same) > 8
+    assert {name: first[name] for name in same} == {name: again[name] for name in same}
+
+
 def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -> None:
     """`predict` prints JSON alone on standard output and draws; a model three steps old need not be right."""
     image = next((finished.parent / "data").glob("*/images/heldout_000000.png"))
