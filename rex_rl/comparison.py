@@ -104,5 +104,7 @@ def _shown(name: str, value: float) -> str:
 
 
 def _points(gains: Sequence[float]) -> str:
+    if any(math.isnan(gain) for gain in gains):
+        return "not run (rex-rl control RUN)"
     each = ", ".join(f"{100 * gain:+.2f}" for gain in gains)
     return f"{100 * sum(gains) / len(gains):+.2f} points ({each})"
