@@ -38,7 +38,10 @@ class Comparison:
 
 
 def control_config(run: Path) -> Config:
-    """The configuration of a run's control."""
+    """The configuration of a run's control.
+
+    The seed stays the run's: it decides which records are held back, and the control must not train on those.
+    """
     summary, config = read_summary(run), load_config(run / CONFIG)
     seconds_per_step = summary["wall_s"]["sft"] / config.sft.num_steps
     num_steps = max(1, round(summary["wall_s"]["grpo"] / seconds_per_step))
@@ -50,13 +53,12 @@ def control_config(run: Path) -> Config:
         f"sft.num_steps={num_steps}",
         "sft.eval_every=0",
         "sft.save_every=0",
-        f"seed={config.seed + 1}",  # another order of the same records
     ]
     return load_config(run / CONFIG, overrides)
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """A run's `summary.json`; raises DataError where it has none with both stages."""
+    """A run's `summary.json`; raises DataError where it has none."""
     file = run / SUMMARY
     if not file.is_file():
         raise DataError(f"{file}: no such file; a finished run is needed")
