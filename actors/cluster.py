@@ -13,9 +13,9 @@ from actors.placement import plan_actors, require_placeable
 from actors.pools import ObjectStoreSync, RayLearner, RayRewardPool, RayRolloutPool
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
-from rewards.compose import RewardWeights
 from rex_rl.config import Config
 from rex_rl.errors import PlacementError
+from rex_rl.reward_rule import RewardRule
 
 STATUS_THREADS = 4
 """Room in a rollout worker for calls beside the prompts it answers: weight updates, status."""
@@ -104,13 +104,11 @@ class Cluster:
         return ranks
 
     def _reward_workers(self) -> list[ActorHandle]:
-        reward = self._config.reward
         return [
             self._start(
                 RewardWorker,
                 self._model_folder,
-                name=reward.name,
-                weights=RewardWeights(**reward.weights.model_dump()),
+                RewardRule(self._config.reward),
                 credit=self._config.grpo.advantage.gains,
                 options={"num_cpus": self._config.reward_workers.num_cpus, "runtime_env": _threads(1)},
             )

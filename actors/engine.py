@@ -4,6 +4,7 @@ Requests are added, stepped and answered between other requests; weights change 
 runs closures from an inbox, so no lock is needed and no call ever meets the engine half-way through a step.
 """
 
+import contextlib
 import os
 import queue
 import threading
@@ -26,6 +27,10 @@ MAX_PROMPT_TOKENS = 3072
 """Room for an image of 2,560 tokens (official max_pixels, 2560 x 28 x 28) and its question."""
 IDLE_WAIT_S = 0.5
 """How long an idle engine thread sleeps before it looks whether it should end; a request wakes it at once."""
+
+
+MIN_STEP_TOKENS = 8192
+"""Tokens of one engine step at least: vLLM's own default for a server."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +96,9 @@ def build_engine(options: EngineOptions) -> Any:
             dtype=options.dtype,
             max_num_seqs=options.max_sequences,
             max_model_len=options.max_model_tokens,
+            max_num_batched_tokens=max(MIN_STEP_TOKENS, options.max_model_tokens),
+            # A prompt cut in two makes vLLM take back a draw of the answer's generator, which CPU generators refuse.
+            enable_chunked_prefill=options.on_gpu,
             block_size=options.block_size,
             gpu_memory_utilization=options.gpu_memory_utilization,
             enforce_eager=not options.on_gpu,
@@ -169,16 +177,16 @@ class EngineThread:
 
     def _step(self) -> None:
         try:
-            outputs = self._engine.step()
-        except Exception as error:  # noqa: BLE001 - every waiting caller gets it; the worker is then replaced
-            for future in self._waiting.values():
+            for output in self._engine.step():
+                if output.finished:
+                    future = self._waiting.pop(output.request_id)
+                    _resolve(future, partial(_to_answers, output.outputs))
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it, and the engine goes on without them
+            failed, self._waiting = self._waiting, {}
+            with contextlib.suppress(Exception):  # an engine that cannot even abort fails at its next step again
+                self._engine.abort_request(list(failed))
+            for future in failed.values():
                 future.set_exception(error)
-            self._waiting.clear()
-            return
-        for output in outputs:
-            if output.finished:
-                future = self._waiting.pop(output.request_id)
-                _resolve(future, partial(_to_answers, output.outputs))
 
     def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> None:
         from vllm import SamplingParams

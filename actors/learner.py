@@ -78,6 +78,8 @@ class LearnerRank:
 
         if not seat.on_gpu:
             torch.set_num_threads(seat.threads)
+            # DeepSpeed would compile its shared-memory collectives, a minute of two cores; gloo does without them.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=seat.backend, verbose=False)
         self._seat = seat
         self._device = torch.device("cuda" if seat.on_gpu else "cpu")

@@ -1,6 +1,7 @@
-"""Reward terms and their composition: pure functions of arrays (NumPy, SciPy), no files, no torch, no Ray.
+"""Reward terms and their composition: pure functions of arrays and small compiled libraries; no files, torch or Ray.
 
-Read in this order: geometry, duplicates, matching, terms, compose; then credit and official.
+Read in this order: geometry, polygons, keypoints, masks, text; records, values, duplicates, matching, terms, overlaps,
+compose; then credit and official.
 """
 
 from rewards.compose import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth, score_group

@@ -2,13 +2,14 @@
 
 Axes: G answers of one prompt, N said shapes, B true shapes.
 
-    total = f1 * F1 - duplicates * D - surplus * S - large * L - format * M - truncated * T
+    total = f1 * F1 - duplicates * D - surplus * S - large * L - rejection * R - format * M - truncated * T
 
 with the weights of `RewardWeights` and terms in [0, 1] (terms.py), so the total lies in `RewardWeights.bounds`,
-[-1.5, 1] by default, and is f1's weight exactly when the answer is perfect. Its laws, for truths of which no two of
-a label are near-copies: the order of the shapes changes nothing; an exact copy, or a shape left unmatched, never
-raises it when added and never lowers it when removed (why: matching.py; every penalty only grows with shapes, and
-`format` does not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
+[-1.75, 1] by default, and is f1's weight exactly when the answer is perfect. What a pair of shapes is worth is the
+geometry's business (values.py). Its laws, for truths of which no two of a label are near-copies (of any, where labels
+are recognised text): the order of the shapes changes nothing; an exact copy, or a shape left unmatched, never raises
+it when added and never lowers it when removed (why: matching.py; every penalty only grows with shapes, and `rejection`
+and `format` do not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,13 @@ from rewards.credit import (
     leave_one_out_differences,
     prefix_differences,
 )
-from rewards.geometry import BOX, FloatArray, IntArray, pairwise_iou
-from rewards.matching import best_total
-from rewards.official import official_box_iou, official_boxes, official_phrase, paper_f1
-from rewards.overlaps import Overlaps, measure
+from rewards.geometry import BOX, BoolArray, FloatArray, IntArray, pairwise_iou
+from rewards.matching import UNMATCHED, match
+from rewards.official import official_box_iou, official_boxes, official_phrase, official_points, paper_f1
+from rewards.overlaps import Overlaps, measure, measure_labels
 from rewards.records import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth
-from rewards.terms import count_error, is_malformed, is_truncated, shape_terms, weighted_total
+from rewards.terms import count_error, is_malformed, is_truncated, rejection, shape_terms, weighted_total
+from rewards.text import text_similarity
 
 __all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group"]
 
@@ -63,24 +65,25 @@ def score_group(
     """
     _check(name, REWARDS, "reward")
     _check(credit, CREDITS, "credit")
-    overlaps_G = measure(said_G, truth)
+    overlaps_G = measure(said_G, truth, weights)
     num_true = len(truth.labels)
     num_said_G = np.array([overlaps.num_said for overlaps in overlaps_G], dtype=np.int64)
     num_duplicates_G = np.array([overlaps.num_copies for overlaps in overlaps_G], dtype=np.int64)
-    matched_G = [best_total(overlaps.group_value_NB) for overlaps in overlaps_G]
+    matched_G = [overlaps.total for overlaps in overlaps_G]
     giants_G = [np.count_nonzero(overlaps.lost_giant_N) for overlaps in overlaps_G]
     terms_G = shape_terms(matched_G, num_said_G, num_duplicates_G, giants_G, num_true) | _answer_terms(said_G, truth)
     if name == "matched":
         total_G = weighted_total(terms_G, weights)
         gains_GN = _matched_gains(overlaps_G, weights, credit)
     else:
-        formula_G = [_formula(name, *pair, truth) for pair in zip(said_G, overlaps_G, strict=True)]
+        pairs_G = zip(said_G, measure_labels(said_G, truth), strict=True)
+        formula_G = [_formula(name, said, any_NB, same_NB, truth) for said, (any_NB, same_NB) in pairs_G]
         total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_said_G, strict=True)])
         terms_G[name] = total_G
         gains_GN = tuple(_formula_gains(of, num, credit) for of, num in zip(formula_G, num_said_G, strict=True))
     return GroupScores(
         total_G=total_G,
-        terms_G=terms_G | {"count_error": count_error(num_said_G, num_true)},
+        terms_G=terms_G | {"count_error": count_error(num_said_G, num_true)} | _text_terms(said_G, overlaps_G, truth),
         gains_GN=gains_GN,
         num_duplicates_G=num_duplicates_G,
         num_said_G=num_said_G,
@@ -94,11 +97,34 @@ def _check(name: str, known: Mapping[str, str], what: str) -> None:
 
 
 def _answer_terms(said_G: Sequence[Said], truth: Truth) -> dict[str, FloatArray]:
-    """The terms that do not depend on shapes, each 0 or 1."""
+    """The terms that do not depend on shapes, each in [0, 1]."""
     empty = truth.empty_categories
-    malformed_G = [is_malformed(said.faults, said.absent, empty) for said in said_G]
+    rejection_G = [rejection(said.absent, empty) for said in said_G]
+    malformed_G = [is_malformed(said.faults) for said in said_G]
     truncated_G = [is_truncated(said.faults) for said in said_G]
-    return {"format": np.array(malformed_G, dtype=np.float64), "truncated": np.array(truncated_G, dtype=np.float64)}
+    return {
+        "rejection": np.array(rejection_G, dtype=np.float64),
+        "format": np.array(malformed_G, dtype=np.float64),
+        "truncated": np.array(truncated_G, dtype=np.float64),
+    }
+
+
+def _text_terms(said_G: Sequence[Said], overlaps_G: Sequence[Overlaps], truth: Truth) -> dict[str, FloatArray]:
+    """Where labels are recognised text, logged only: mean similarity and share of exact texts over the true shapes.
+
+    Over the true shapes, so that one left without a said shape counts 0; an empty truth gives 1.
+    """
+    if not truth.reads_text:
+        return {}
+    similar_G, exact_G = [], []
+    for said, overlaps in zip(said_G, overlaps_G, strict=True):
+        truth_N = match(overlaps.value_NB, overlaps.root_N).truth_N
+        pairs = [(said.labels[i], truth.labels[truth_N[i]]) for i in np.flatnonzero(truth_N != UNMATCHED)]
+        similar = sum(float(text_similarity([said_text], [true_text])[0, 0]) for said_text, true_text in pairs)
+        exact = sum(said_text == true_text for said_text, true_text in pairs)
+        similar_G.append(similar / len(truth.labels) if truth.labels else 1.0)
+        exact_G.append(exact / len(truth.labels) if truth.labels else 1.0)
+    return {"text_similarity": np.array(similar_G), "exact_text": np.array(exact_G)}
 
 
 def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
@@ -109,14 +135,17 @@ def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credi
     return tuple(np.zeros(overlaps.num_said) for overlaps in overlaps_G)
 
 
-def _formula(name: str, said: Said, overlaps: Overlaps, truth: Truth) -> RewardOf:
+def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> RewardOf:
     """One answer's published reward as a function of the shapes that are kept."""
-    if name == "paper" or truth.bins_NK.shape[1] != BOX:
-        return lambda kept: paper_f1(overlaps.any_NB[kept], overlaps.same_NB[kept])
+    aims = truth.geometry == "point" and (bool(truth.masks) or truth.boxes_N4 is not None)
+    if name == "paper" or not (aims or truth.geometry == "box"):
+        return lambda kept: paper_f1(any_NB[kept], same_NB[kept])
+    askable_B = np.array([official_phrase(label) == label for label in truth.labels], dtype=np.bool_)
+    same_NB = same_NB & askable_B
+    if aims:
+        return lambda kept: official_points((any_NB[kept] > 0.0) & same_NB[kept])
     boxes_N4, counts_N = official_boxes(np.asarray(said.bins_NK, dtype=np.float64).reshape(-1, BOX))
     iou_NB = pairwise_iou(boxes_N4, truth.bins_NK)
-    askable_B = np.array([official_phrase(label) == label for label in truth.labels], dtype=np.bool_)
-    same_NB = overlaps.same_NB & askable_B
 
     def reward_of(kept: IntArray) -> float:
         kept = kept[counts_N[kept]]

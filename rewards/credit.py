@@ -11,7 +11,7 @@ import numpy as np
 
 from rewards.duplicates import group_roots, num_copies
 from rewards.geometry import BoolArray, FloatArray, IntArray
-from rewards.matching import UNMATCHED, best_assignment, best_total, group_values, totals_without
+from rewards.matching import best_assignment, best_total, group_values, totals_without
 from rewards.overlaps import Overlaps, measure
 from rewards.records import RewardWeights, Said, Truth
 from rewards.terms import shape_terms, weighted_total
@@ -34,7 +34,7 @@ def prefix_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray
     >>> prefix_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
     [1.0, -1.083]
     """
-    return group_prefix_gains(measure([said], truth), weights)[0]
+    return group_prefix_gains(measure([said], truth, weights), weights)[0]
 
 
 def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray:
@@ -48,7 +48,7 @@ def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> Flo
     >>> leave_one_out_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
     [-1.083, -1.083]
     """
-    return group_leave_one_out_gains(measure([said], truth), weights)[0]
+    return group_leave_one_out_gains(measure([said], truth, weights), weights)[0]
 
 
 def group_prefix_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
@@ -109,8 +109,10 @@ def _match_prefixes(overlaps: Overlaps) -> tuple[FloatArray, IntArray]:
     is taken already, or a group changes, is the assignment solved again.
     """
     value_NB, near_NN = overlaps.value_NB, overlaps.near_NN
+    if overlaps.is_plain:
+        return np.concatenate([[0.0], np.cumsum(overlaps.best_N)]), np.zeros(len(value_NB) + 1, dtype=np.int64)
     linked_N = [False] * len(value_NB) if near_NN is None else np.asarray(np.tril(near_NN).any(axis=1)).tolist()
-    choice_N, best_N = _first_choices(value_NB)
+    choice_N, best_N = overlaps.choice_N.tolist(), overlaps.best_N.tolist()
     group_NB, root_N = value_NB.copy(), np.arange(len(value_NB))  # a group's values stand in its first member's row
     total, copies = 0.0, 0
     taken: set[int] = set()
@@ -131,14 +133,6 @@ def _match_prefixes(overlaps: Overlaps) -> tuple[FloatArray, IntArray]:
     return np.array(totals_P), np.array(copies_P, dtype=np.int64)
 
 
-def _first_choices(value_NB: FloatArray) -> tuple[list[int], list[float]]:
-    """[N] each shape's best truth and its value; a shape without any value chooses -1."""
-    if value_NB.size == 0:
-        return [UNMATCHED] * len(value_NB), [0.0] * len(value_NB)
-    best_N = value_NB.max(axis=1)
-    return np.where(best_N > 0.0, value_NB.argmax(axis=1), UNMATCHED).tolist(), best_N.tolist()
-
-
 def _join(group_NB: FloatArray, root_N: IntArray, joined: IntArray, shape: int) -> bool:
     """Join a shape and the groups it is near to, in place; False when the matching cannot have changed by it."""
     first, members = joined[0], np.append(joined, shape)
@@ -153,7 +147,10 @@ def _join(group_NB: FloatArray, root_N: IntArray, joined: IntArray, shape: int) 
 def _count_leave_one_out(overlaps: Overlaps) -> _Counts:
     """Counts of the N variants that lack one shape, then of the whole answer."""
     num_said, near_NN = overlaps.num_said, overlaps.near_NN
-    total, total_N = totals_without(overlaps.group_value_NB)
+    if overlaps.is_plain:
+        total, total_N = overlaps.total, overlaps.total - overlaps.best_N
+    else:
+        total, total_N = totals_without(overlaps.group_value_NB)
     total_V, copies_V = np.append(total_N, total), np.full(num_said + 1, overlaps.num_copies)
     if near_NN is not None:
         for shape in np.flatnonzero(near_NN.any(axis=1)).tolist():
@@ -166,5 +163,5 @@ def _count_leave_one_out(overlaps: Overlaps) -> _Counts:
 def _match_without(value_NB: FloatArray, near_NN: BoolArray, shape: int) -> tuple[float, int]:
     """(matched total, number of copies) of the answer without one shape, whose group may fall apart."""
     keep_N = np.arange(len(value_NB)) != shape
-    root_N = group_roots(near_NN[np.ix_(keep_N, keep_N)])
+    root_N = group_roots(np.argwhere(near_NN[np.ix_(keep_N, keep_N)]), len(value_NB) - 1)
     return best_total(group_values(value_NB[keep_N], root_N)), num_copies(root_N)

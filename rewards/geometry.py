@@ -1,9 +1,12 @@
-"""How well two shapes agree: IoU of boxes, closeness of points.
+"""How well boxes and points agree: IoU and centres of boxes, closeness of points, points in boxes.
 
 Axes: A said shapes, B true shapes, N shapes of one answer, K numbers a shape has (4: box, 2: point). Coordinates
 are bins of the answer grid, taken as continuous coordinates; IoU does not change when an axis is scaled, so a value
 on the grid is the value on the image. Leading axes are allowed and broadcast (a batch of answers in one call).
+Polygons, key points and masks have modules of their own.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,18 +16,13 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 POINT, BOX = 2, 4
-"""K of the geometries there are; polygons and key points come with a module of their own."""
+"""K of a point and of a box."""
 
 GRID_SPAN_BINS = 999
-"""Width and height of the answer grid: lines 0 to 999."""
-NEAR_IOU = 0.7
-"""Two boxes of one label that overlap by more than this are near-copies."""
-NEAR_BINS = 5.0
-"""Two points of one label at most this far apart are near-copies: 0.5 % of the image's side."""
+"""Width and height of the answer grid: lines 0 to 999 (rex_rl.codec.GRID_STEPS; a test holds them together)."""
 POINT_REACH_BINS = 50.0
-"""A point this far from the true point is worth 0. Provisional: true masks will replace it."""
+"""A point this far from the true point is worth 0, where neither box nor mask says what it must hit."""
 
-_NEAR_CLOSENESS = 1.0 - NEAR_BINS / POINT_REACH_BINS  # the arithmetic of pairwise_closeness, so 5 bins are near
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -38,32 +36,50 @@ def pairwise_iou(boxes_A4: ArrayLike, truth_B4: ArrayLike) -> FloatArray:
     Returns:
         iou_AB: [..., A, B] float64 in [0, 1]; 0 wherever a box has swapped corners or no area, (0, B) for no box.
 
-    Two NumPy passes over [A, B] in place; as fast as pycocotools' `iou` from about 100 x 100 on, and unlike it
-    batched, which is what counts for many small answers.
+    A dozen NumPy passes in place; as fast as pycocotools' `iou` from about 100 x 100 on, and unlike it batched, which
+    is what counts for many small answers. IoU is symmetric, and the longer axis runs innermost.
 
     >>> pairwise_iou([[0, 0, 10, 10], [10, 0, 0, 10]], [[0, 0, 10, 10], [5, 0, 15, 10]]).round(3).tolist()
     [[1.0, 0.333], [0.0, 0.0]]
     >>> pairwise_iou(np.zeros((0, 4)), np.ones((3, 4))).shape
     (0, 3)
     """
-    ax0, ay0, ax1, ay1 = (side_A[..., :, None] for side_A in _sides(boxes_A4))
-    bx0, by0, bx1, by1 = (side_B[..., None, :] for side_B in _sides(truth_B4))
-    inter_AB = np.minimum(ax1, bx1)
-    scratch_AB = np.maximum(ax0, bx0)
-    inter_AB -= scratch_AB
-    np.maximum(inter_AB, 0.0, out=inter_AB)
-    height_AB = np.minimum(ay1, by1)
-    np.maximum(ay0, by0, out=scratch_AB)
-    height_AB -= scratch_AB
-    np.maximum(height_AB, 0.0, out=height_AB)
-    inter_AB *= height_AB
+    if np.shape(boxes_A4)[-2] > np.shape(truth_B4)[-2]:
+        return pairwise_iou(truth_B4, boxes_A4).swapaxes(-1, -2)
+    boxes_4A1 = [side_A[..., :, None] for side_A in _sides(boxes_A4)]
+    truth_41B = [side_B[..., None, :] for side_B in _sides(truth_B4)]
+    return _iou(boxes_4A1, truth_41B)
+
+
+def paired_iou(first_L4: ArrayLike, second_L4: ArrayLike) -> FloatArray:
+    """[L] IoU of L pairs of boxes: the diagonal of `pairwise_iou`.
+
+    >>> paired_iou([[0, 0, 10, 10], [10, 0, 0, 10]], [[0, 0, 10, 5], [10, 0, 0, 10]]).tolist()
+    [0.5, 0.0]
+    """
+    return _iou(_sides(first_L4), _sides(second_L4))
+
+
+def _iou(first: Sequence[FloatArray], second: Sequence[FloatArray]) -> FloatArray:
+    """IoU of boxes given as x0, y0, x1, y1, of shapes that broadcast."""
+    ax0, ay0, ax1, ay1 = first
+    bx0, by0, bx1, by1 = second
+    inter = np.minimum(ax1, bx1)
+    scratch = np.maximum(ax0, bx0)
+    inter -= scratch
+    np.maximum(inter, 0.0, out=inter)
+    height = np.minimum(ay1, by1)
+    np.maximum(ay0, by0, out=scratch)
+    height -= scratch
+    np.maximum(height, 0.0, out=height)
+    inter *= height
     # The smallest normal number keeps 0 / 0 of two boxes without area at 0; it vanishes beside any real area.
-    area_A1 = np.maximum(ax1 - ax0, 0.0) * np.maximum(ay1 - ay0, 0.0) + _TINY
-    area_1B = np.maximum(bx1 - bx0, 0.0) * np.maximum(by1 - by0, 0.0)
-    union_AB = np.add(area_A1, area_1B, out=height_AB)
-    union_AB -= inter_AB
-    iou_AB: FloatArray = np.divide(inter_AB, union_AB, out=inter_AB)
-    return iou_AB
+    area_a = np.maximum(ax1 - ax0, 0.0) * np.maximum(ay1 - ay0, 0.0) + _TINY
+    area_b = np.maximum(bx1 - bx0, 0.0) * np.maximum(by1 - by0, 0.0)
+    union = np.add(area_a, area_b, out=height)
+    union -= inter
+    iou: FloatArray = np.divide(inter, union, out=inter)
+    return iou
 
 
 def _sides(boxes_N4: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -82,8 +98,8 @@ def pairwise_closeness(points_A2: ArrayLike, truth_B2: ArrayLike) -> FloatArray:
     Returns:
         closeness_AB: [..., A, B] float64 in [0, 1].
 
-    A provisional term of this project (the paper rewards a point inside the true mask): it says how far a point is
-    off where only true points are known. See POINT_REACH_BINS.
+    A term of this project: it says how far a point is off where only true points are known. Where a box or a mask
+    is known too, a point inside it is right (paper section 4.2.3), which values.py prefers.
 
     >>> pairwise_closeness([[100, 100]], [[100, 100], [103, 104], [100, 160]]).round(3).tolist()
     [[1.0, 0.9, 0.0]]
@@ -97,33 +113,43 @@ def pairwise_closeness(points_A2: ArrayLike, truth_B2: ArrayLike) -> FloatArray:
     return closeness
 
 
-def pairwise_value(shapes_AK: ArrayLike, truth_BK: ArrayLike) -> FloatArray:
-    """What a shape is worth as an answer to another, [..., A, B] in [0, 1]: IoU of boxes, closeness of points.
+def points_in_boxes(points_A2: ArrayLike, boxes_B4: ArrayLike) -> BoolArray:
+    """Which points lie in which boxes, the sides included: [A, 2] and [B, 4] bins to [A, B].
 
-    Raises ValueError for a geometry there is no value for.
-
-    >>> pairwise_value([[0, 0, 10, 10]], [[0, 0, 10, 5]]).tolist(), pairwise_value([[0, 0]], [[0, 25]]).tolist()
-    ([[0.5]], [[0.5]])
-    """
-    num_coordinates = np.shape(truth_BK)[-1]
-    if num_coordinates == BOX:
-        return pairwise_iou(shapes_AK, truth_BK)
-    if num_coordinates == POINT:
-        return pairwise_closeness(shapes_AK, truth_BK)
-    raise ValueError(f"shapes of {num_coordinates} coordinates; known are {POINT} (points) and {BOX} (boxes)")
-
-
-def near_copies(value_NN: FloatArray, num_coordinates: int) -> BoolArray:
-    """Which shapes are so alike that they say the same thing twice.
-
-    Args:
-        value_NN: `pairwise_value` of the shapes with themselves (or of two sets of shapes).
-        num_coordinates: K, 4 for boxes (IoU > 0.7), 2 for points (distance <= 5 bins).
-
-    Returns:
-        bool array of the same shape; a shape is near to itself unless it is a box without area.
-
-    >>> near_copies(pairwise_value([[0, 0], [3, 4], [6, 8]], [[0, 0]]), 2).ravel().tolist()
+    >>> points_in_boxes([[5, 5], [10, 0], [11, 5]], [[0, 0, 10, 10]]).ravel().tolist()
     [True, True, False]
     """
-    return value_NN > NEAR_IOU if num_coordinates == BOX else value_NN >= _NEAR_CLOSENESS
+    x_A1, y_A1 = np.hsplit(np.asarray(points_A2), 2)
+    x0_B, y0_B, x1_B, y1_B = np.asarray(boxes_B4).T
+    inside_AB: BoolArray = (x0_B <= x_A1) & (x_A1 <= x1_B) & (y0_B <= y_A1) & (y_A1 <= y1_B)
+    return inside_AB
+
+
+def pairwise_nearness(boxes_A4: ArrayLike, truth_B4: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Two measures that still tell boxes apart where their IoU is 0; both grow as a box comes closer.
+
+    Args:
+        boxes_A4: [A, 4] boxes as written: corners may be swapped, area may be zero.
+        truth_B4: [B, 4] the other boxes.
+
+    Returns:
+        giou_AB, centre_AB: [A, B] in [0, 1], 1 for equal boxes and 0 wherever a box has swapped corners or no area.
+
+    With E the smallest box around both: GIoU = IoU - (E - union) / E, moved from (-1, 1] to (0, 1] (Rezatofighi et
+    al., arXiv 1902.09630); and 1 - (distance of the centres / diagonal of E) squared (Zheng et al., arXiv 1911.08287).
+
+    >>> [part.round(3).tolist() for part in pairwise_nearness([[0, 0, 10, 10]], [[0, 0, 10, 10], [10, 0, 20, 10]])]
+    [[[1.0, 0.5]], [[1.0, 0.8]]]
+    """
+    boxes_A14, truth_B4 = np.asarray(boxes_A4, dtype=np.float64)[:, None], np.asarray(truth_B4, dtype=np.float64)
+    low_AB2 = np.minimum(boxes_A14[..., :2], truth_B4[:, :2])
+    high_AB2 = np.maximum(boxes_A14[..., 2:], truth_B4[:, 2:])
+    sides_A12, sides_B2 = boxes_A14[..., 2:] - boxes_A14[..., :2], truth_B4[:, 2:] - truth_B4[:, :2]
+    sound_AB = (sides_A12 > 0).all(axis=-1) & (sides_B2 > 0).all(axis=-1)
+    around_AB2 = np.where(sound_AB[..., None], high_AB2 - low_AB2, 1.0)
+    iou_AB = pairwise_iou(boxes_A4, truth_B4)
+    union_AB = (sides_A12.prod(axis=-1) + sides_B2.prod(axis=-1)) / (1.0 + iou_AB)  # IoU = inter / union
+    giou_AB = iou_AB - 1.0 + np.minimum(union_AB / around_AB2.prod(axis=-1), 1.0)
+    apart_AB2 = (boxes_A14[..., :2] + boxes_A14[..., 2:] - truth_B4[:, :2] - truth_B4[:, 2:]) / 2.0
+    centre_AB = 1.0 - (apart_AB2**2).sum(axis=-1) / (around_AB2**2).sum(axis=-1)
+    return np.where(sound_AB, (1.0 + giou_AB) / 2.0, 0.0), np.where(sound_AB, centre_AB, 0.0)

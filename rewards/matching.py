@@ -2,9 +2,10 @@
 
 Axes: N said shapes of one answer, in the order written; B true shapes.
 
-The construction. Near-copies of one label form groups (duplicates.py). A group's value for a truth is the best of
-its members' values; a group matches at most one truth and a truth at most one group, within a label; the total is
-the largest there is. The member that has the group's value is matched; every other shape is unmatched.
+The construction. Near-copies of one label (where labels are recognised text, of any) form groups (duplicates.py). A
+group's value for a truth is the best of its members' values; a group matches at most one truth and a truth at most one
+group, within a label; the total is the largest there is. The member that has the group's value is matched; every other
+shape is unmatched.
 
 Why the laws hold. Take away an unmatched shape: a group may fall apart, but each matched member is still in a group
 of its own, so the old matching is still allowed and the total cannot fall. Add a shape that ends up unmatched: it
@@ -14,12 +15,13 @@ serve a second, overlapping truth.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rewards.duplicates import num_copies
 from rewards.geometry import FloatArray, IntArray
 
 _ROUNDING = 1e-12
@@ -48,10 +50,15 @@ def group_values(value_NB: FloatArray, root_N: IntArray) -> FloatArray:
     >>> group_values(np.array([[0.5, 0.1], [0.2, 0.9]]), np.array([0, 0])).tolist()
     [[0.5, 0.9], [0.0, 0.0]]
     """
-    if num_copies(root_N) == 0:
+    is_copy_N = root_N != np.arange(len(root_N))
+    if not is_copy_N.any():
         return value_NB
-    best_NB = np.zeros_like(value_NB)
-    np.maximum.at(best_NB, root_N, value_NB)
+    best_NB = value_NB.copy()
+    best_NB[is_copy_N] = 0.0
+    copies = np.flatnonzero(is_copy_N)
+    copies = copies[root_N[copies].argsort(kind="stable")]
+    roots, starts = np.unique(root_N[copies], return_index=True)
+    best_NB[roots] = np.maximum(value_NB[roots], np.maximum.reduceat(value_NB[copies], starts, axis=0))
     return best_NB
 
 
@@ -65,6 +72,37 @@ def best_total(group_value_NB: FloatArray) -> float:
     1.0
     """
     return math.fsum(group_value_NB[linear_sum_assignment(group_value_NB, maximize=True)].tolist())
+
+
+def first_choices(value_AB: FloatArray, ends_G: Sequence[int]) -> tuple[IntArray, FloatArray, list[bool]]:
+    """The truth each shape of G answers would take if it were alone, in one pass.
+
+    Args:
+        value_AB: [A, B] values of the shapes of all answers.
+        ends_G: [G + 1] where each answer starts, and where the last one ends.
+
+    Returns:
+        choice_A: [A] the best truth, or UNMATCHED where a shape is worth nothing to any.
+        best_A: [A] what it is worth to that one.
+        contested_G: [G] whether two shapes would take the same; if not, the choices are the best matching.
+
+    >>> choice_A, best_A, contested_G = first_choices(np.array([[0.5, 0.1], [0.2, 0.9], [0.3, 0.0]]), [0, 2, 3])
+    >>> choice_A.tolist(), best_A.tolist(), contested_G
+    ([0, 1, 0], [0.5, 0.9, 0.3], [False, False])
+    """
+    num_shapes, num_true = value_AB.shape
+    if value_AB.size:
+        choice_A = value_AB.argmax(axis=1)
+        best_A = value_AB[np.arange(num_shapes), choice_A]
+        choice_A[best_A <= 0.0] = UNMATCHED
+    else:
+        choice_A, best_A = np.full(num_shapes, UNMATCHED), np.zeros(num_shapes)
+    # Every answer has a block of B + 1 numbers; shapes worth nothing take the first, which may be taken often.
+    counts_G = [end - start for start, end in pairwise(ends_G)]
+    block_A = np.repeat(np.arange(len(counts_G)) * (num_true + 1) + 1, counts_G)
+    wanted = np.bincount(block_A + choice_A, minlength=len(counts_G) * (num_true + 1)).reshape(-1, num_true + 1)
+    contested_G = (wanted[:, 1:].max(axis=1, initial=0) > 1).tolist()
+    return choice_A, best_A, contested_G
 
 
 def best_assignment(group_value_NB: FloatArray) -> tuple[float, set[int]]:

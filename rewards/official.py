@@ -1,7 +1,7 @@
-"""The two published box rewards, selectable by name to compare with; both can be gamed (test_official.py shows how).
+"""The two published rewards, selectable by name to compare with; both can be gamed (test_official.py shows how).
 
-Axes: N said shapes, B true shapes of one answer. `any_NB` is the value (IoU of boxes) of every pair whatever the
-labels, `same_NB` whether the labels are equal.
+Axes: N said shapes, B true shapes of one answer. `any_NB` is the value (IoU of boxes; 1 or 0 of points in boxes and
+masks) of every pair whatever the labels, `same_NB` whether the labels are equal.
 """
 
 import numpy as np
@@ -50,6 +50,31 @@ def official_box_iou(iou_NB: FloatArray, same_NB: BoolArray) -> float:
     recall = float(value_NB.max(axis=0).mean())
     precision = float(value_NB.max(axis=1).mean())
     return 2.0 * recall * precision / (recall + precision) if recall + precision > 0.0 else 0.0
+
+
+def official_points(hits_NB: BoolArray) -> float:
+    """The released code's reward of points in boxes or masks, in [0, 1].
+
+    Source: as `official_box_iou`, `point_in_box` and `point_in_mask`. In the order of the truths, each takes the first
+    free point of its label inside it; the reward is the F1 of recall taken / B and precision taken / N. Nothing true
+    and nothing said is 1, only one of the two 0.
+
+    Args:
+        hits_NB: which said points of the right label lie in which true box or mask.
+
+    Greedy, so not the most there could be: the first truth takes the one point that the second needs.
+
+    >>> official_points(np.array([[True, True], [True, False]]))
+    0.5
+    """
+    num_said, num_true = hits_NB.shape
+    if num_said == 0 or num_true == 0:
+        return float(num_said == num_true)
+    free_N = np.ones(num_said, dtype=np.bool_)
+    for hits_N in hits_NB.T:
+        candidates = np.flatnonzero(hits_N & free_N)
+        free_N[candidates[:1]] = False
+    return float(2.0 * np.count_nonzero(~free_N) / (num_said + num_true))
 
 
 def official_boxes(boxes_N4: FloatArray) -> tuple[FloatArray, BoolArray]:

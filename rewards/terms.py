@@ -5,15 +5,15 @@ label, `num_true` true shapes. A penalty counts what exceeds the truth and is di
 number of predictions (junk would dilute it), and is at most 1. Missing shapes are recall's business.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewards.geometry import BOX, GRID_SPAN_BINS, BoolArray, FloatArray
+from rewards.geometry import GRID_SPAN_BINS, BoolArray, FloatArray
 from rewards.records import RewardWeights
 
-PENALTIES = ("duplicates", "surplus", "large", "format", "truncated")
+PENALTIES = ("duplicates", "surplus", "large", "rejection", "format", "truncated")
 """Terms that are subtracted; each has a weight of its name."""
 TRUNCATED = "truncated"
 """The one fault that is no fault of format: the token limit cut the answer."""
@@ -64,21 +64,16 @@ def count_error(num_said: ArrayLike, num_true: int) -> FloatArray:
     return error
 
 
-def is_giant(shapes_NK: ArrayLike) -> BoolArray:
-    """Which boxes cover more than 95 % of the grid; points and boxes with swapped corners never do.
+def is_giant(area_N: ArrayLike) -> BoolArray:
+    """Which shapes cover more than 95 % of the grid.
 
     Args:
-        shapes_NK: [..., N, K] bins.
+        area_N: [N] areas in bins squared.
 
-    >>> is_giant([[0, 0, 999, 999], [0, 0, 999, 940], [999, 999, 0, 0]]).tolist()
+    >>> is_giant([999 * 999, 999 * 940, 0]).tolist()
     [True, False, False]
     """
-    shapes = np.asarray(shapes_NK, dtype=np.float64)
-    if shapes.shape[-1] != BOX:
-        return np.zeros(shapes.shape[:-1], dtype=np.bool_)
-    sides = np.maximum(shapes[..., 2:] - shapes[..., :2], 0.0)
-    giant: BoolArray = sides[..., 0] * sides[..., 1] > GIANT_AREA * GRID_SPAN_BINS**2
-    return giant
+    return np.asarray(np.asarray(area_N) > GIANT_AREA * GRID_SPAN_BINS**2)
 
 
 def is_truncated(faults: Collection[str]) -> bool:
@@ -90,20 +85,28 @@ def is_truncated(faults: Collection[str]) -> bool:
     return TRUNCATED in faults
 
 
-def is_malformed(faults: Iterable[str], absent: Collection[str], empty_categories: Iterable[str]) -> bool:
-    """Whether the answer has a fault other than truncation, or lacks a `None` it should have said.
+def is_malformed(faults: Iterable[str]) -> bool:
+    """Whether the answer has a fault other than truncation.
+
+    >>> is_malformed(("truncated",)), is_malformed(("truncated", "bad_count"))
+    (False, True)
+    """
+    return any(fault != TRUNCATED for fault in faults)
+
+
+def rejection(absent: Collection[str], empty_categories: Sequence[str]) -> float:
+    """Penalty for categories without a true shape that were not answered `None`: their share, in [0, 1].
 
     Args:
-        faults: named faults of the decoder.
         absent: categories answered `None`.
         empty_categories: asked categories without a true shape.
 
     A shape does not stand in for the missing `None`: if it did, saying a wrong box would pay.
 
-    >>> is_malformed(("truncated",), ("cat",), ["cat"]), is_malformed((), (), ["cat"])
-    (False, True)
+    >>> rejection(("cat",), ("cat", "dog")), rejection((), ())
+    (0.5, 0.0)
     """
-    return any(fault != TRUNCATED for fault in faults) or any(name not in absent for name in empty_categories)
+    return sum(name not in absent for name in empty_categories) / max(1, len(empty_categories))
 
 
 def shape_terms(

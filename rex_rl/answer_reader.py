@@ -1,20 +1,37 @@
-"""Reads an answer's token ids by the grammar of codec.py into shapes, and names what is wrong with it."""
+"""Reads an answer's token ids by the grammar of codec.py into shapes, and names what is wrong with it.
 
-from collections.abc import Callable, Iterable, Mapping
+Every id becomes one letter, its kind, so that a regular expression finds whole segments, and only what is broken is
+read mark by mark.
+"""
+
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from rex_rl.grid import MIN_POLYGON
 from rex_rl.tasks import Geometry
-from rex_rl.vocabulary import ANSWER_END, BOX_END, BOX_START, NUM_BINS, OBJECT_END, OBJECT_START, Vocabulary
+from rex_rl.vocabulary import (
+    ANSWER_END,
+    BOX_END,
+    BOX_START,
+    NUM_BINS,
+    OBJECT_END,
+    OBJECT_START,
+    Vocabulary,
+)
 
 ABSENT = "None"
 """What stands in place of shapes for a category that is not in the image."""
 
 FAULTS = {
     "bad_count": "a shape with the wrong number of coordinates; it is left out",
+    "bad_keypoint": "a key point missing, repeated, of another name or without two coordinates; it counts as unseen",
     "swapped_corners": "a box with x1 < x0 or y1 < y0; it stays, and overlaps nothing",
-    "zero_area": "a box with x1 = x0 or y1 = y0; it stays, and overlaps nothing",
+    "zero_area": "a box with x1 = x0 or y1 = y0, or a polygon without area; it stays, and overlaps nothing",
     "unknown_label": "a segment for a phrase that was not asked for, or shapes without one; they stay",
-    "repeated_label": "a second segment for the same phrase; its shapes stay",
+    "repeated_label": "a second segment for the same phrase, or `None` beside recognised text; its shapes stay",
     "broken_segment": "a segment without its phrase, its shapes or its end mark; what it says stays",
     "stray_tokens": "tokens outside the grammar; they are skipped",
     "undefined_id": "an id the tokenizer does not define; it is skipped",
@@ -26,195 +43,290 @@ An answer without a fault of form (any but swapped corners, no area, unknown and
 to spaces, commas between segments, and segments that are missing.
 """
 
-# What a token is to the grammar. Plain integers: comparing members of an IntEnum took more time than all else here.
-_UNDEFINED, _COORDINATE, _OBJECT_START, _OBJECT_END, _BOX_START, _BOX_END, _END, _SPACE, _COMMA, _TEXT = range(10)
+UNDEFINED, COORDINATE, START, PHRASE_END, SHAPES_START, SHAPES_END, END, SPACE, COMMA, TEXT = b"?cOoBbE ,t"
+"""What a token is to the grammar, as the letter it is written with."""
+
+MARK_TEXT = "\0"
+"""What a mark of the grammar is in :attr:`TokenTable.texts`: nothing that JSON allows."""
+
+_MARKS = {
+    OBJECT_START: START,
+    OBJECT_END: PHRASE_END,
+    BOX_START: SHAPES_START,
+    BOX_END: SHAPES_END,
+    ANSWER_END: END,
+}
+_MARK = re.compile(rb"[OoBb]")
 
 # Where a reader stands: between segments, in a phrase, behind a phrase, among the shapes of a segment.
 _OUTSIDE, _PHRASE, _LABELLED, _SHAPES = range(4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kinds:
-    """What the ids of one vocabulary are to the grammar; an id that is not in `of_id` is undefined."""
+class TokenTable:
+    """What the ids of one vocabulary are to the grammar."""
 
-    of_id: Mapping[int, int]
+    kind_of: np.ndarray
+    """uint8 [size + 2] kind of the id at its place less one; the first and the last stand for ids outside."""
+    texts: tuple[str, ...]
+    """[size] Latin-1 texts; `<k>` is the one letter U+0100 + k, which no text can be mistaken for."""
     first_coordinate_id: int
+
+    def kinds(self, tokens_T: np.ndarray) -> bytes:
+        """The kind of every token, one letter each."""
+        return self.kind_of.take(tokens_T + 1, mode="clip").tobytes()
+
+
+def token_table(vocabulary: Vocabulary) -> TokenTable:
+    """The table of a vocabulary."""
+    first, texts = vocabulary.first_coordinate_id, list(vocabulary.texts)
+    kind_of = np.full(vocabulary.size + 2, UNDEFINED, dtype=np.uint8)
+    kind_of[1:-1] = [_kind_of(text) if text else UNDEFINED for text in texts]
+    kind_of[first + 1 : first + NUM_BINS + 1] = COORDINATE
+    texts[first : first + NUM_BINS] = [chr(256 + value) for value in range(NUM_BINS)]
+    for mark, kind in _MARKS.items():
+        mark_id = vocabulary.id_of(mark)
+        kind_of[mark_id + 1], texts[mark_id] = kind, MARK_TEXT
+    return TokenTable(kind_of=kind_of, texts=tuple(texts), first_coordinate_id=first)
+
+
+def _kind_of(text: str) -> int:
+    said = text.strip(" \n\t\r")
+    if said == ",":
+        return COMMA
+    return TEXT if said else SPACE
+
+
+@dataclass(slots=True)
+class Remarks:
+    """What one answer says beside its shapes."""
+
+    phrases: list[str]
+    absent: list[str]
+    faults: set[str]
 
 
 class AnswerReader:
-    """Reads one answer token by token into shapes and faults.
+    """Reads answers that stand one behind the other; their shapes gather in the attributes.
 
     A shape ends at a comma, at the end of its segment, or at the end of the answer, so one bad shape never shifts
     the next. Its span starts at the mark or comma before it: whoever continues a list does so for that shape.
     """
 
-    def __init__(self, geometry: Geometry, kinds: Kinds, phrase_of: Callable[[tuple[int, ...]], str]) -> None:
-        self._size, self._kinds, self._phrase_of = geometry.value, kinds, phrase_of
-        self._state, self._start, self._phrase = _OUTSIDE, 0, ""
+    def __init__(
+        self,
+        geometry: Geometry,
+        tokens_T: np.ndarray,
+        kinds: bytes,
+        *,
+        phrase_of: Callable[[bytes], str],
+        names: Mapping[str, str],
+    ) -> None:
+        """`phrase_of` reads int64 ids as bytes; `names` says how a shape's label reads where it is not its phrase."""
+        self._size = geometry.size
+        self._good_shape, self._shape, self._segment = _GRAMMAR[geometry.size]
+        self._tokens_T, self._kinds, self._phrase_of, self._names = tokens_T, kinds, phrase_of, names
+        self.labels: list[str] = []
+        self.is_said_T = bytearray(len(kinds))
+        """1 at the coordinates of each shape, in their order; 0 elsewhere."""
+        self.counts: list[int] = []
+        """How many coordinates each shape has; only where that differs."""
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def read(self, at: int, stop: int) -> Remarks:
+        """Read the answer from token `at` to its end token, or to `stop` where it has none."""
+        self._origin, self._state, self._phrase, self._label = at, _OUTSIDE, "", ""
         self._text: list[int] = []
         self._numbers: list[int] = []
-        self._says_shape = False
-        self.labels: list[str] = []
-        self.flat_bins: list[int] = []
-        self.flat_spans: list[int] = []
-        self.absent: list[str] = []
-        self.phrases: set[str] = set()
-        self.faults: set[str] = set()
+        self._said = Remarks([], [], set())
+        kinds, faults = self._kinds, self._said.faults
+        end = kinds.find(END, at, stop)
+        if end >= 0:
+            stop = end
+        if kinds.find(UNDEFINED, at, stop) >= 0:
+            faults.add("undefined_id")
+        while at < stop:
+            segment = self._segment.match(kinds, at, stop)
+            at = self._read_marks(at, stop) if segment is None else self._read_segment(segment)
+        if end < 0:
+            num = len(self._numbers)
+            if self._is_right_count(num) or (self._size and num > self._size):  # one that the limit cut is no fault
+                self._close_shape(stop)
+            faults.add("truncated")
+        elif self._state != _OUTSIDE:
+            self._close_shape(stop)
+            faults.add("broken_segment")
+        return self._said
 
-    def read(self, ids: Iterable[int]) -> None:
-        """Read an answer up to its end token; what it says is in the attributes then."""
-        kinds, first = self._kinds.of_id, self._kinds.first_coordinate_id
-        at = -1
-        for at, token in enumerate(ids):
-            kind = kinds.get(token, _UNDEFINED)
-            if kind == _COORDINATE and self._state == _SHAPES:
-                self._numbers.append(token - first)
-            elif kind == _END:
-                self._end(at)
-                return
+    def _read_segment(self, segment: re.Match[bytes]) -> int:
+        """A segment with all its marks; returns where it ends."""
+        end = segment.end()
+        self._name(self._tokens_T[segment.start(1) : segment.end(1)])
+        first = segment.start(2)
+        if first >= 0:
+            shape, step = self._shape, len(self._shape)
+            num, at, stop = (end - first) // step, first - 1 - self._origin, end - 1 - self._origin
+            self.is_said_T[first:end] = shape * num
+            self.starts += range(at, stop, step)
+            self.ends += range(at + step, stop + 1, step)
+            self.labels += [self._label] * num
+        else:
+            first = segment.start(3)
+            self._state, self._start, self._text, self._says_shape = _SHAPES, first - 1, [], False
+            self._read_shapes(first, end - 1)
+            self._box_end(end - 1)
+        return end
+
+    def _name(self, text_T: np.ndarray) -> None:
+        self._phrase = phrase = self._phrase_of(text_T.tobytes())
+        self._label = self._names.get(phrase, phrase)
+        self._said.phrases.append(phrase)
+
+    def _read_marks(self, at: int, stop: int) -> int:
+        """Read mark by mark until a segment ends; returns where."""
+        kinds = self._kinds
+        for mark in _MARK.finditer(kinds, at, stop):
+            place = mark.start()
+            if place > at:
+                self._read_between(at, place)
+            _STEPS[kinds[place]](self, place)
+            at = place + 1
+            if self._state == _OUTSIDE:
+                return at
+        self._read_between(at, stop)
+        return stop
+
+    def _read_between(self, at: int, end: int) -> None:
+        """What stands between two marks."""
+        if self._state == _SHAPES:
+            self._read_shapes(at, end)
+            return
+        kinds = self._kinds[at:end]
+        if self._state == _PHRASE:
+            if COORDINATE in kinds:
+                self._stray()
+            self._text += [i for i, kind in enumerate(kinds, at) if kind not in b"c?"]
+        elif kinds.strip(b" ,?" if self._state == _OUTSIDE else b" ?"):
+            self._stray()
+
+    def _read_shapes(self, at: int, end: int) -> None:
+        """What stands between two marks of a segment: shapes that commas end, and one that is still open."""
+        good_shape, origin = self._good_shape, self._origin
+        *ended, still_open = self._kinds[at:end].split(b",")
+        for part in ended:
+            comma = at + len(part)
+            if part == good_shape and not self._numbers:  # as `_close_shape` does, but all at once
+                self._says_shape = True
+                self.is_said_T[at : comma + 1] = self._shape
+                self.labels.append(self._label)
+                self.starts.append(self._start - origin)
+                self.ends.append(comma - origin)
             else:
-                _STEPS[kind](self, at, token)
-        if self._state == _SHAPES and len(self._numbers) >= self._size:  # one that the limit cut is no second fault
-            self._close_shape(at + 1)
-        self.faults.add("truncated")
+                self._read_numbers(at, part)
+                if not self._numbers:
+                    self._stray()
+                self._close_shape(comma)
+            self._start, at = comma, comma + 1
+        if still_open:
+            self._read_numbers(at, still_open)
 
-    def _end(self, at: int) -> None:
+    def _read_numbers(self, at: int, part: bytes) -> None:
+        """Coordinates of one shape; text belongs in front of everything else that a segment says, as `None` does."""
+        begun = self._says_shape or self._numbers
+        for i, kind in enumerate(part, at):
+            if kind == COORDINATE:
+                self._numbers.append(i)
+                begun = True
+            elif kind == TEXT:
+                if begun:
+                    self._stray()
+                else:
+                    self._text.append(i)
+
+    def _stray(self) -> None:
+        self._said.faults.add("stray_tokens")
+
+    def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
             self._close_shape(at)
         if self._state != _OUTSIDE:
-            self.faults.add("broken_segment")
-
-    def _undefined(self, at: int, token: int) -> None:
-        self.faults.add("undefined_id")
-
-    def _stray(self, at: int, token: int) -> None:
-        self.faults.add("stray_tokens")
-
-    def _object_start(self, at: int, token: int) -> None:
-        if self._state == _SHAPES:
-            self._close_shape(at)
-        if self._state != _OUTSIDE:
-            self.faults.add("broken_segment")
+            self._said.faults.add("broken_segment")
         self._state, self._text = _PHRASE, []
 
-    def _object_end(self, at: int, token: int) -> None:
+    def _object_end(self, at: int) -> None:
         if self._state != _PHRASE:
-            self._stray(at, token)
+            self._stray()
             return
-        self._phrase = self._phrase_of(tuple(self._text))
-        if self._phrase in self.phrases:
-            self.faults.add("repeated_label")
-        self.phrases.add(self._phrase)
+        self._name(self._tokens_T[self._text])
         self._state = _LABELLED
 
-    def _box_start(self, at: int, token: int) -> None:
+    def _box_start(self, at: int) -> None:
         if self._state in (_PHRASE, _SHAPES):
-            self._stray(at, token)
+            self._stray()
             return
         if self._state == _OUTSIDE:
-            self.faults.add("broken_segment")
+            self._said.faults.add("broken_segment")
         self._state, self._text, self._start, self._says_shape = _SHAPES, [], at, False
 
-    def _box_end(self, at: int, token: int) -> None:
+    def _box_end(self, at: int) -> None:
         if self._state != _SHAPES:
-            self._stray(at, token)
+            self._stray()
             return
         behind_comma = self._says_shape and not self._numbers
         self._close_shape(at)
         if not self._says_shape:
             self._close_empty()
         elif behind_comma or self._text:
-            self.faults.add("stray_tokens")
+            self._stray()
         self._state = _OUTSIDE
-
-    def _space(self, at: int, token: int) -> None:
-        if self._state == _PHRASE:
-            self._text.append(token)
-
-    def _comma(self, at: int, token: int) -> None:
-        if self._state == _PHRASE:
-            self._text.append(token)
-        elif self._state == _SHAPES:
-            if not self._numbers:
-                self.faults.add("stray_tokens")
-            self._close_shape(at)
-            self._start = at
-        elif self._state == _LABELLED:
-            self._stray(at, token)
-
-    def _word(self, at: int, token: int) -> None:
-        begun = self._says_shape or self._numbers
-        if self._state == _PHRASE or (self._state == _SHAPES and not begun):
-            self._text.append(token)
-        else:
-            self._stray(at, token)
 
     def _close_shape(self, end: int) -> None:
         numbers = self._numbers
         if not numbers:
             return
         self._numbers, self._says_shape = [], True
-        if len(numbers) != self._size:
-            self.faults.add("bad_count")
+        if not self._is_right_count(len(numbers)):
+            self._said.faults.add("bad_count")
             return
-        if self._size == Geometry.BOX.value:
-            self._check_sides(*numbers)
-        self.labels.append(self._phrase)
-        self.flat_bins += numbers
-        self.flat_spans += (self._start, end)
+        if self._size is None:
+            self.counts.append(len(numbers))
+        for place in numbers:
+            self.is_said_T[place] = 1
+        self.labels.append(self._label)
+        self.starts.append(self._start - self._origin)
+        self.ends.append(end - self._origin)
+
+    def _is_right_count(self, num: int) -> bool:
+        return num == self._size if self._size else num >= MIN_POLYGON and num % 2 == 0
 
     def _close_empty(self) -> None:
         """A segment without a shape must say `None`."""
-        if self._phrase_of(tuple(self._text)) == ABSENT:
-            self.absent.append(self._phrase)
+        if self._phrase_of(self._tokens_T[self._text].tobytes()) == ABSENT:
+            self._said.absent.append(self._phrase)
         else:
-            self.faults.add("broken_segment")
-
-    def _check_sides(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        if x1 < x0 or y1 < y0:
-            self.faults.add("swapped_corners")
-        if x1 == x0 or y1 == y0:
-            self.faults.add("zero_area")
+            self._said.faults.add("broken_segment")
 
 
-_STEPS = {
-    _UNDEFINED: AnswerReader._undefined,
-    _COORDINATE: AnswerReader._stray,
-    _OBJECT_START: AnswerReader._object_start,
-    _OBJECT_END: AnswerReader._object_end,
-    _BOX_START: AnswerReader._box_start,
-    _BOX_END: AnswerReader._box_end,
-    _SPACE: AnswerReader._space,
-    _COMMA: AnswerReader._comma,
-    _TEXT: AnswerReader._word,
+_STEPS: dict[int, Callable[[AnswerReader, int], None]] = {
+    START: AnswerReader._object_start,
+    PHRASE_END: AnswerReader._object_end,
+    SHAPES_START: AnswerReader._box_start,
+    SHAPES_END: AnswerReader._box_end,
 }
-"""What a reader does at each kind of token that is no coordinate in its place and no end."""
-
-_MARKS = {
-    OBJECT_START: _OBJECT_START,
-    OBJECT_END: _OBJECT_END,
-    BOX_START: _BOX_START,
-    BOX_END: _BOX_END,
-    ANSWER_END: _END,
-}
-_BYTE_LEVEL_SPACES = str.maketrans("", "", "ĠĊĉč")
-"""How byte-level BPE writes space, newline, tab and carriage return."""
+"""What a reader does at each mark."""
 
 
-def kinds_of(vocabulary: Vocabulary) -> Kinds:
-    """The kinds of a vocabulary's ids."""
-    first = vocabulary.first_coordinate_id
-    of_id = {token_id: _kind_of(piece) for token_id, piece in enumerate(vocabulary.pieces) if piece}
-    return Kinds(
-        of_id=of_id | dict.fromkeys(range(first, first + NUM_BINS), _COORDINATE),
-        first_coordinate_id=first,
-    )
+def _grammar(size: int | None) -> tuple[bytes, bytes, re.Pattern[bytes]]:
+    """Of shapes of `size` numbers: the kinds of a good one, which of its tokens and the next are said, a segment.
+
+    The pattern is a segment with all its marks: phrase, then nothing but good shapes, or whatever else it says. Every
+    polygon is looked at, so there no shape is known to be good.
+    """
+    shape = b"c" * (size or 0)
+    shapes = rb"(?:%b,)*+%b" % (shape, shape) if size else rb"(?!)"
+    segment = re.compile(rb"[ ,]*+O([t ,]*+)oB(?:(%b)b|([^OoBb]*+)b)" % shapes)
+    return shape or b"O", b"\1" * len(shape) + b"\0", segment
 
 
-def _kind_of(piece: str) -> int:
-    if piece in _MARKS:
-        return _MARKS[piece]
-    text = piece.translate(_BYTE_LEVEL_SPACES)
-    if text == ",":
-        return _COMMA
-    return _TEXT if text else _SPACE
+_GRAMMAR = {size: _grammar(size) for size in (Geometry.POINT.size, Geometry.BOX.size, None)}

@@ -42,7 +42,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Keys laid over the file, such as grpo.num_steps=10."),
 ]
-Task = Annotated[str, typer.Option(help="What is asked for: detection or pointing.")]
+Task = Annotated[str, typer.Option(help="What is asked for, such as detection or pointing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
@@ -123,27 +123,45 @@ def predict(
     model: Annotated[Path, typer.Option(help="Model folder, such as runs/quickstart/model.")],
     image: Annotated[Path, typer.Option(help="Image file.")],
     categories: Annotated[str, typer.Option(help='What to look for, such as "red circle, blue square".')],
-    out: Annotated[Path | None, typer.Option(help="Draw the boxes into this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw the answer into this file.")] = None,
     task: Task = "detection",
+    visual_prompt: Annotated[
+        list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="An example's box in pixels; may be repeated.")
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="A longer answer is cut.")] = 4096,
 ) -> None:
     """What a model says about one image, as JSON on standard output."""
-    from rex_rl.tasks import TASKS
+    from rex_rl.prediction import question_about
 
     asked = tuple(dict.fromkeys(name for part in categories.split(",") if (name := part.strip())))
-    if not asked:
-        raise UserError(f"--categories = {categories!r}: names nothing to look for")
-    if task not in TASKS:
-        raise UserError(f"--task = {task}: should be one of {', '.join(TASKS)}")
+    question = question_about(image, task=task, categories=asked, visual_prompt=tuple(visual_prompt or ()))
     if out is not None:
-        _require_drawable(out, task)
+        _require_drawable(out)
     stdout = _claim_stdout()
     from rex_rl.launch import predict as launch_predict
 
-    said = launch_predict(model, image, asked, task, max_answer_tokens)
+    said = launch_predict(model, question, max_answer_tokens)
     if out is not None:
-        _draw(image, said["objects"], out)
-    _print_json(said, stdout)
+        said.draw(out)
+    _print_json(said.as_json(), stdout)
+
+
+@app.command()
+def score(
+    records: Annotated[Path, typer.Option(help="Records as JSON lines; images are not read where sizes stand.")],
+    answers: Annotated[Path, typer.Option(help='JSON lines {"id": .., "answer": "..text.."}.')],
+    reward: Annotated[str, typer.Option(help="matched, paper or official.")] = "matched",
+    task: Annotated[str | None, typer.Option(help="Task of all records; default: each record's own.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a tokenizer; default: the shipped one.")] = None,
+) -> None:
+    """Rewards of given answers, offline: a JSON line each on standard output, the means on standard error."""
+    from rex_rl.score import score_files
+
+    scored = score_files(records, answers, reward=reward, task=task, model=model)
+    for line in scored.lines:
+        print(json.dumps(line, allow_nan=False))
+    sys.stdout.flush()
+    print(scored.summary, file=sys.stderr)
 
 
 @app.command()
@@ -174,6 +192,24 @@ def compare(
 
     for line in table(compared(runs)):
         print(line)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="rewards: scoring answers, on one core.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print measured figures, each beside its baseline of the same run."""
+    if name != "rewards":
+        raise UserError(f"bench {name}: should be rewards")
+    from rex_rl.bench import lines
+    from rex_rl.bench_rewards import bench_rewards
+
+    figures = bench_rewards()
+    if as_json:
+        print(json.dumps([figure.as_json() for figure in figures], indent=2))
+    else:
+        print("\n".join(lines(figures)))
 
 
 @data_app.command()
@@ -243,28 +279,12 @@ def _print_json(value: object, out: IO[str]) -> None:
     print(json.dumps(value, allow_nan=False, ensure_ascii=False, indent=2), file=out, flush=True)
 
 
-def _require_drawable(out: Path, task: str) -> None:
+def _require_drawable(out: Path) -> None:
     """Said before the engine starts, not after."""
-    if task != "detection":
-        raise UserError(f"--out: draws boxes, and --task {task} answers with none")
     if out.suffix.lower() not in DRAWN:
         raise UserError(f"--out = {out}: should end in one of {', '.join(DRAWN)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out = {out}: no such folder {out.absolute().parent}")
-
-
-def _draw(image: Path, objects: list[dict[str, list[float] | str]], out: Path) -> None:
-    import numpy as np
-
-    from rex_rl.draw import draw_predictions
-    from rex_rl.images import open_image
-
-    boxes_N4 = np.array([thing["bbox"] for thing in objects], dtype=float).reshape(-1, 4)
-    drawn = draw_predictions(open_image(image), [str(thing["label"]) for thing in objects], boxes_N4)
-    try:
-        drawn.save(out)
-    except OSError as error:
-        raise UserError(f"--out = {out}: cannot be written: {error.strerror or error}") from error
 
 
 def _print_key_table(docs: list["KeyDoc"]) -> None:

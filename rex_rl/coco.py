@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from rex_rl.errors import DataError
-from rex_rl.record_checks import Checks, box, declared_size, identity, numbers, text
+from rex_rl.geometry_checks import box, numbers
+from rex_rl.record_checks import Checks, declared_size, identity, text
 from rex_rl.records import BadRecord, RecordSet, bad_record, make_checks, read_records
 from rex_rl.types import Object, Record
 
+TASK = "detection"
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -24,7 +26,7 @@ def read_dataset(
     file: str | Path,
     *,
     images: str | Path | None = None,
-    task: str = "detection",
+    task: str | None = "detection",
     max_bad_fraction: float = 0.01,
     check_images: bool = True,
     decode_images: bool = False,
@@ -55,7 +57,7 @@ def read_coco(
     file: str | Path,
     *,
     images: str | Path | None = None,
-    task: str = "detection",
+    task: str | None = "detection",
     max_bad_fraction: float = 0.01,
     check_images: bool = True,
     decode_images: bool = False,
@@ -88,8 +90,8 @@ def _load(file: str | Path) -> object:
 
 def _read(value: object, file: str, checks: Checks, max_bad_fraction: float) -> RecordSet:
     images, annotations, categories = _lists(value, file)
-    if checks.task.name != "detection":
-        raise DataError(f"{file}: task: asked for {checks.task.name!r}, a COCO file holds 'detection'")
+    if checks.task is not None and checks.task.name != TASK:
+        raise DataError(f"{file}: task: asked for {checks.task.name!r}, a COCO file holds {TASK!r}")
     names = _names(categories, file)
     records: list[Record] = []
     annotations_of, bad = _by_image(images, annotations, file)
@@ -181,7 +183,7 @@ def _record(
     return Record(
         id=identity(image),
         image=path,
-        task=checks.task.name,
+        task=TASK,
         categories=tuple(dict.fromkeys(thing.label for thing in things)),
         objects=things,
         width=width,

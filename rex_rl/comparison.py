@@ -76,12 +76,17 @@ def compare(runs: Sequence[Path]) -> list[Comparison]:
         found.append(
             Comparison(
                 name=run.name,
-                sft=summary["sft"],
-                grpo=summary["grpo"],
-                control=read_summary(control)["sft"] if (control / SUMMARY).is_file() else None,
+                sft=_figures(summary["sft"]),
+                grpo=_figures(summary["grpo"]),
+                control=_figures(read_summary(control)["sft"]) if (control / SUMMARY).is_file() else None,
             )
         )
     return found
+
+
+def _figures(stage: Mapping[str, float | None]) -> dict[str, float]:
+    """A stage's figures; a summary holds null where one is undefined."""
+    return {name: math.nan if value is None else value for name, value in stage.items()}
 
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:

@@ -28,6 +28,7 @@ from rex_rl.config_actors import (
     WandbConfig,
 )
 from rex_rl.config_reference import KeyDoc, key_docs, yaml_text
+from rex_rl.config_reward import RewardConfig, check_reward
 from rex_rl.config_schema import (
     FROM_YAML,
     RUN_ROOT_VARIABLE,
@@ -38,7 +39,6 @@ from rex_rl.config_schema import (
     ModelConfig,
     OptimiserConfig,
     Part,
-    RewardConfig,
     Section,
     Seed,
     SftConfig,
@@ -165,6 +165,11 @@ class Config(Section):
                     raise ValueError(f"data.{key} = {value}: `data.train: {SHAPES_DATA}` brings its own")
         if self.data.heldout_images is not None and self.data.heldout is None:
             raise ValueError(f"data.heldout_images = {self.data.heldout_images}: needs data.heldout")
+        return self
+
+    @model_validator(mode="after")
+    def _check_reward(self) -> Self:
+        check_reward(self.reward)
         return self
 
     @model_validator(mode="after")

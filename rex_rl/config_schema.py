@@ -1,4 +1,4 @@
-"""What is trained: the configuration of model, data, both stages and the reward; config_actors.py has the rest.
+"""What is trained: the configuration of model, data and both stages; config_reward.py, config_actors.py: the rest.
 
 Frozen, unknown keys refused, each value in one place; numbers that follow from others are properties. The text under
 a field is what `rex-rl config` prints. Defaults are the paper's settings where it gives them (arXiv 2510.12798,
@@ -267,28 +267,3 @@ class GrpoConfig(OptimiserConfig):
     def answers_per_step(self) -> int:
         """Answers of all groups of one step."""
         return self.prompts_per_step * self.group_size
-
-
-class RewardWeights(Section):
-    """Factors of the terms of the `matched` reward; every term is logged by name whatever its factor."""
-
-    f1: Weight = 1.0
-    """One-to-one IoU F1 of the answer."""
-    duplicates: Weight = 0.5
-    """Penalty: copies beyond the first of a group of near-equal shapes, per true object."""
-    surplus: Weight = 0.25
-    """Penalty: shapes beyond the number of true ones, per true object."""
-    large: Weight = 0.25
-    """Penalty: unmatched boxes over 95 % of the image, per true object."""
-    format: Weight = 0.25
-    """Penalty: an answer with any fault of grammar."""
-    truncated: Weight = 0.25
-    """Penalty: an answer cut by the token limit."""
-
-
-class RewardConfig(Section):
-    """What an answer is worth."""
-
-    name: Literal["matched", "paper", "official"] = "matched"
-    """`matched`: one-to-one IoU F1 with penalties; `paper`, `official`: the formulas of paper and released code."""
-    weights: RewardWeights = RewardWeights()

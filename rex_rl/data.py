@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rex_rl.codec import Codec
+from rex_rl.codec import Codec, question_of
 from rex_rl.tasks import TASKS
 from rex_rl.types import Answer, FinishReason, Prompt, Record, ScoredAnswer, TrainGroup
 
@@ -33,10 +33,11 @@ class PromptStream:
         rng = np.random.default_rng([self.seed, position])
         categories = tuple(record.categories[i] for i in rng.permutation(len(record.categories)))
         wording = int(rng.integers(len(TASKS[record.task].wordings))) if self.paraphrase else None
+        asked = replace(record, categories=categories)
         return Prompt(
             uid=f"{position:06d}:{record.id}",
-            record=replace(record, categories=categories),
-            question=TASKS[record.task].question(categories, wording),
+            record=asked,
+            question=question_of(asked, wording),
         )
 
 
@@ -47,10 +48,7 @@ def _epoch_order(seed: int, epoch: int, num_records: int) -> np.ndarray:
 
 def evaluation_prompts(records: Sequence[Record]) -> list[Prompt]:
     """One prompt a record: categories in the file's order, the official wording."""
-    return [
-        Prompt(uid=f"eval:{record.id}", record=record, question=TASKS[record.task].question(record.categories))
-        for record in records
-    ]
+    return [Prompt(uid=f"eval:{record.id}", record=record, question=question_of(record)) for record in records]
 
 
 def split_records(

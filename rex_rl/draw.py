@@ -1,12 +1,12 @@
-"""Pictures: boxes over an image with Pillow (predictions by label, an answer beside the truth), curves as inline SVG.
+"""Pictures: shapes over an image with Pillow (predictions by label, an answer beside the truth), curves as inline SVG.
 
 Colours are from the Okabe-Ito palette, which stays apart for every common kind of colour blindness (Okabe and Ito,
 Color Universal Design, 2008), and white. Kinds differ by line too: solid for what was said once, dashes for copies (so
-that the box below shows through), dots for what was not said, thin for the truth that was found. Every line has a dark
-rim, so it stands out on any photograph.
+that the shape below shows through), dots for what was not said, thin for the truth that was found; of points, rings for
+both.
 
-Axes: A said boxes and B true boxes of one image, K points of a curve. Boxes are [x0, y0, x1, y1] in pixels of the
-original image.
+Axes: A said shapes and B true shapes of one image, K numbers of a shape or points of a curve. All in pixels of the
+original image, as `rex_rl.grid.geometry_of` has them.
 """
 
 import math
@@ -16,9 +16,29 @@ from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rex_rl.evaluation import ImageResult, match_image
+from rex_rl.grid import geometry_of
+from rex_rl.sheet import Sheet, drawing_scale
+from rex_rl.tasks import Geometry
+from rex_rl.types import Box, Object
+
+__all__ = [
+    "LABEL_COLOURS",
+    "LEGEND",
+    "Series",
+    "box_kinds",
+    "count_kinds",
+    "draw_objects",
+    "draw_predictions",
+    "drawing_scale",
+    "finite_points",
+    "line_chart",
+    "nice_ticks",
+    "overlay",
+    "smooth",
+]
 
 LEGEND: Mapping[str, str] = {
     "true": "#FFFFFF",
@@ -31,13 +51,9 @@ LEGEND: Mapping[str, str] = {
 and as missed where none did."""
 LABEL_COLOURS = ("#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#009E73", "#D55E00", "#0072B2")
 """Okabe-Ito without black, the brightest first; labels beyond the seventh share colours."""
-MIN_SIDE_PX = 420
-"""Smaller images are enlarged before drawing: at 196 px a name is as large as the object it names."""
-MAX_NAME_LENGTH = 28
+PROMPT_COLOUR = "#FFFFFF"
 MAX_POINTS = 400
 """A chart is at most 1,000 px wide; longer series are averaged in equal parts before drawing."""
-RIM = (0, 0, 0, 150)
-BACKING = (12, 16, 20, 190)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,19 +65,6 @@ class Series:
 
     steps: Sequence[float]
     values: Sequence[float]
-
-
-def drawing_scale(size: tuple[int, int], *, max_side_px: int | None = None) -> float:
-    """The factor from image pixels to drawn pixels: a whole number >= 1 for small images, at most 1 for large ones.
-
-    The longer side becomes at least 420 px, and at most `max_side_px` where that is given.
-
-    >>> drawing_scale((196, 196)), drawing_scale((4000, 3000)), drawing_scale((4000, 3000), max_side_px=1000)
-    (3.0, 1.0, 0.25)
-    """
-    longer = max(size)
-    enlarged = float(-(-MIN_SIDE_PX // longer)) if longer < MIN_SIDE_PX else 1.0
-    return enlarged if max_side_px is None else min(enlarged, max_side_px / longer)
 
 
 def box_kinds(result: ImageResult, threshold: float = 0.5) -> tuple[str, ...]:
@@ -83,111 +86,74 @@ def count_kinds(result: ImageResult, threshold: float = 0.5) -> dict[str, int]:
     return counts | {"true": num_true, "missed": num_true - counts["matched"]}
 
 
-def overlay(image: Image.Image, result: ImageResult, *, scale: float | None = None) -> Image.Image:
-    """The image with all true and said boxes, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
+def overlay(
+    image: Image.Image,
+    result: ImageResult,
+    *,
+    scale: float | None = None,
+    geometry: Geometry = Geometry.BOX,
+    visual_prompt: Sequence[Box] = (),
+) -> Image.Image:
+    """The image with all true and said shapes, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
 
     `scale` is drawn pixels per image pixel; None enlarges small images and leaves others as they are.
     """
-    sheet = _Sheet(image, scale)
+    sheet = Sheet(image, scale)
     is_found_B, kinds = match_image(result).is_found_B, box_kinds(result)
-    for box_4 in result.truth_N4[is_found_B]:
-        sheet.box(box_4, LEGEND["true"], thickness=0.5)
-    for box_4 in result.truth_N4[~is_found_B]:
-        sheet.box(box_4, LEGEND["missed"], dash=1.0)
+    _draw_prompt(sheet, visual_prompt)
+    for shape_K in result.truth_N4[is_found_B]:
+        sheet.shape(shape_K, geometry, LEGEND["true"], thickness=0.5)
+    for shape_K in result.truth_N4[~is_found_B]:
+        sheet.shape(shape_K, geometry, LEGEND["missed"], dash=1.0)
     for kind, dash in (("false", 0.0), ("matched", 0.0), ("duplicate", 4.0)):
-        for box_4, its_kind in zip(result.said_N4, kinds, strict=True):
+        for shape_K, its_kind in zip(result.said_N4, kinds, strict=True):
             if its_kind == kind:
-                sheet.box(box_4, LEGEND[kind], dash=dash)
-    for label, box_4, is_found in zip(result.truth_labels, result.truth_N4, is_found_B, strict=True):
+                sheet.shape(shape_K, geometry, LEGEND[kind], dash=dash)
+    for label, shape_K, is_found in zip(result.truth_labels, result.truth_N4, is_found_B, strict=True):
         if not is_found:
-            sheet.name(box_4, label, LEGEND["missed"])
-    for label, box_4, kind in zip(result.said_labels, result.said_N4, kinds, strict=True):
-        sheet.name(box_4, label, LEGEND[kind])
+            sheet.name(shape_K, label, LEGEND["missed"])
+    for label, shape_K, kind in zip(result.said_labels, result.said_N4, kinds, strict=True):
+        sheet.name(shape_K, label, LEGEND[kind])
+    return sheet.canvas
+
+
+def draw_objects(image: Image.Image, objects: Sequence[Object], visual_prompt: Sequence[Box] = ()) -> Image.Image:
+    """The image with the objects of an answer, one colour a label in the order they first appear, as RGB.
+
+    Each is drawn with what it has: polygon, key points with their box, box, or point. The boxes of a visual prompt are
+    dashed. An image whose longer side is under 420 px comes back enlarged by a whole number, others at their own size.
+    """
+    sheet, known = Sheet(image, None), list(dict.fromkeys(thing.label for thing in objects))
+    _draw_prompt(sheet, visual_prompt)
+    drawn = []
+    for thing in objects:
+        geometry = _geometry_of(thing)
+        (shape_K,) = geometry_of([thing], geometry, len(thing.keypoints or ()))
+        drawn.append((thing.label, shape_K, LABEL_COLOURS[known.index(thing.label) % len(LABEL_COLOURS)]))
+        sheet.shape(shape_K, geometry, drawn[-1][2])
+    for label, shape_K, colour in drawn:
+        sheet.name(shape_K, label, colour)
     return sheet.canvas
 
 
 def draw_predictions(image: Image.Image, labels: Sequence[str], boxes_N4: np.ndarray) -> Image.Image:
-    """The image with the boxes of an answer, one colour a label in the order they first appear, as RGB.
-
-    An image whose longer side is under 420 px comes back enlarged by a whole number, others at their own size.
-    """
-    sheet, known = _Sheet(image, None), list(dict.fromkeys(labels))
-    colours = [LABEL_COLOURS[known.index(label) % len(LABEL_COLOURS)] for label in labels]
-    for box_4, colour in zip(boxes_N4, colours, strict=True):
-        sheet.box(box_4, colour)
-    for label, box_4, colour in zip(labels, boxes_N4, colours, strict=True):
-        sheet.name(box_4, label, colour)
-    return sheet.canvas
+    """The same for boxes [N, 4] alone."""
+    boxes = zip(labels, np.asarray(boxes_N4, dtype=float).tolist(), strict=True)
+    return draw_objects(image, [Object(label=label, bbox=tuple(box_4)) for label, box_4 in boxes])
 
 
-class _Sheet:
-    """A canvas that takes boxes in image pixels and draws them in line widths that fit its size."""
-
-    def __init__(self, image: Image.Image, scale: float | None) -> None:
-        self._scale = drawing_scale(image.size) if scale is None else scale
-        size = tuple(max(1, round(side * self._scale)) for side in image.size)
-        self.canvas = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        longer = max(self.canvas.size)
-        self._line_px = max(2, round(longer / 220))
-        self._font = ImageFont.load_default(max(10, longer / 52))
-        self._pen = ImageDraw.Draw(self.canvas, "RGBA")
-        self._names: list[tuple[int, int, int, int]] = []
-
-    def _drawn(self, box_4: np.ndarray) -> tuple[int, int, int, int]:
-        """Corners in drawn pixels, put in order and inside the canvas."""
-        limit = np.array([*self.canvas.size, *self.canvas.size]) - 1
-        corners_22 = np.clip(np.rint(box_4 * self._scale), 0, limit).astype(int).reshape(2, 2)
-        (x0, y0), (x1, y1) = corners_22.min(axis=0), corners_22.max(axis=0)
-        return int(x0), int(y0), int(x1), int(y1)
-
-    def box(self, box_4: np.ndarray, colour: str, *, dash: float = 0.0, thickness: float = 1.0) -> None:
-        """Draw one outline; `thickness` and `dash` are in line widths, dash 0 is a solid line."""
-        width = max(1, int(thickness * self._line_px))
-        strokes = _strokes(self._drawn(box_4), width, round(dash * self._line_px))
-        rim = max(1, self._line_px // 4)
-        for x0, y0, x1, y1 in strokes:
-            self._pen.rectangle((x0 - rim, y0 - rim, x1 + rim, y1 + rim), fill=RIM)
-        for stroke in strokes:
-            self._pen.rectangle(stroke, fill=colour)
-
-    def name(self, box_4: np.ndarray, label: str, colour: str) -> None:
-        """Write a label at its box where no other name stands: above, below, inside; above when all are taken."""
-        text = " ".join(label.split())
-        if len(text) > MAX_NAME_LENGTH:
-            text = text[: MAX_NAME_LENGTH - 3] + "..."
-        left, top, right, bottom = (round(edge) for edge in self._font.getbbox(text))
-        pad = self._line_px
-        width, height = right - left + 2 * pad, bottom - top + 2 * pad
-        x0, y0, _, y1 = self._drawn(box_4)
-        places = [self._place(x0, y, width, height) for y in (y0 - height, y1 + 1, y0 + self._line_px + 1)]
-        place = next((place for place in places if not any(_overlap(place, name) for name in self._names)), places[0])
-        self._names.append(place)
-        self._pen.rectangle(place, fill=BACKING)
-        self._pen.text((place[0] + pad - left, place[1] + pad - top), text, fill=colour, font=self._font)
-
-    def _place(self, x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:
-        """A rectangle of this size at (x, y), pushed inside the canvas."""
-        x = max(0, min(x, self.canvas.width - width))
-        y = max(0, min(y, self.canvas.height - height))
-        return x, y, x + width - 1, y + height - 1
+def _draw_prompt(sheet: Sheet, boxes: Sequence[Box]) -> None:
+    for box in boxes:
+        sheet.box(np.array(box), PROMPT_COLOUR, dash=4.0)
+        sheet.name(np.array(box), "example", PROMPT_COLOUR)
 
 
-def _strokes(box: tuple[int, int, int, int], width: int, length: int) -> list[tuple[int, int, int, int]]:
-    """The filled rectangles of an outline drawn inward from `box`: its sides, cut into dashes where `length` > 0."""
-    x0, y0, x1, y1 = box
-    step_x, step_y = (length, length) if length else (x1 - x0 + 1, y1 - y0 + 1)
-    strokes = []
-    for x in range(x0, x1 + 1, 2 * step_x):
-        end = min(x + step_x - 1, x1)
-        strokes += [(x, y0, end, min(y0 + width - 1, y1)), (x, max(y1 - width + 1, y0), end, y1)]
-    for y in range(y0, y1 + 1, 2 * step_y):
-        end = min(y + step_y - 1, y1)
-        strokes += [(x0, y, min(x0 + width - 1, x1), end), (max(x1 - width + 1, x0), y, x1, end)]
-    return strokes
-
-
-def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> bool:
-    return first[0] <= second[2] and second[0] <= first[2] and first[1] <= second[3] and second[1] <= first[3]
+def _geometry_of(thing: Object) -> Geometry:
+    if thing.polygon is not None:
+        return Geometry.POLYGON
+    if thing.keypoints is not None:
+        return Geometry.KEYPOINTS
+    return Geometry.BOX if thing.bbox is not None else Geometry.POINT
 
 
 def finite_points(series: Series) -> np.ndarray:

@@ -8,8 +8,8 @@ stops. An error never becomes a reward.
 import hashlib
 import logging
 from collections import Counter, deque
-from dataclasses import dataclass
 
+from rex_rl.config_schema import GrpoConfig
 from rex_rl.data import PromptStream
 from rex_rl.errors import RolloutError, StalenessError
 from rex_rl.interfaces import RolloutPool, Ticket
@@ -20,26 +20,11 @@ FEW_PROMPTS = 10
 """The share of failures is taken of at least so many groups, so that a first failure need not end a small run."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeedOptions:
-    """Sizes and limits of a feed."""
-
-    num_steps: int
-    """Steps of the stage: nothing is dispatched that no step would learn from."""
-    prompts_per_step: int
-    group_size: int
-    temperature: float
-    max_answer_tokens: int
-    max_staleness: int
-    max_failed_fraction: float
-    seed: int
-
-
 class RolloutFeed:
     """Groups of one step at a time, in the order of the prompt stream."""
 
-    def __init__(self, pool: RolloutPool, stream: PromptStream, options: FeedOptions) -> None:
-        self._pool, self._stream, self._options = pool, stream, options
+    def __init__(self, pool: RolloutPool, stream: PromptStream, settings: GrpoConfig, *, seed: int) -> None:
+        self._pool, self._stream, self._settings, self._seed = pool, stream, settings, seed
         self._in_flight: deque[tuple[Prompt, Ticket]] = deque()
         self._next = 0
         self._num_prompts = 0
@@ -51,9 +36,9 @@ class RolloutFeed:
 
         The position follows from the version alone: after v steps, v * P prompts are used, wherever a run resumed.
         """
-        size = self._options.prompts_per_step
+        size = self._settings.prompts_per_step
         self._next = max(self._next, version * size)
-        limit = max(self._next, min(version + self._options.max_staleness + 1, self._options.num_steps) * size)
+        limit = max(self._next, min(version + self._settings.max_staleness + 1, self._settings.num_steps) * size)
         self._num_prompts += limit - self._next
         for prompt in self._stream.prompts(self._next, limit - self._next):
             self._in_flight.append((prompt, self._dispatch(prompt)))
@@ -61,22 +46,20 @@ class RolloutFeed:
 
     def take(self, version: int) -> list[Group]:
         """The P oldest groups, waited for; each checked against the staleness bound."""
-        oldest = [self._in_flight.popleft() for _ in range(self._options.prompts_per_step)]
+        oldest = [self._in_flight.popleft() for _ in range(self._settings.prompts_per_step)]
         groups = [self._finish(prompt, ticket) for prompt, ticket in oldest]
         for group in groups:
             behind = version - min(answer.oldest_version for answer in group.answers)
-            if behind > self._options.max_staleness:
-                raise StalenessError(
-                    f"{group.prompt.uid}: written {behind} versions ago, max_staleness is {self._options.max_staleness}"
-                )
+            if behind > (limit := self._settings.max_staleness):
+                raise StalenessError(f"{group.prompt.uid}: written {behind} versions ago, max_staleness is {limit}")
         return groups
 
     def _dispatch(self, prompt: Prompt) -> Ticket:
         sampling = Sampling(
-            num_answers=self._options.group_size,
-            temperature=self._options.temperature,
-            max_tokens=self._options.max_answer_tokens,
-            seed=sampling_seed(self._options.seed, prompt.uid),
+            num_answers=self._settings.group_size,
+            temperature=self._settings.temperature,
+            max_tokens=self._settings.max_answer_tokens,
+            seed=sampling_seed(self._seed, prompt.uid),
         )
         return self._pool.submit(prompt, sampling)
 
@@ -90,7 +73,7 @@ class RolloutFeed:
 
     def _count_failure(self, prompt: Prompt, error: RolloutError) -> None:
         self.failures[type(error.__cause__ or error).__name__] += 1
-        num_failed, share = self.failures.total(), self._options.max_failed_fraction
+        num_failed, share = self.failures.total(), self._settings.max_failed_fraction
         if num_failed > share * max(self._num_prompts, FEW_PROMPTS):
             raise RolloutError(
                 f"{prompt.uid}: {error}; {num_failed} failures in {self._num_prompts} groups are more than "

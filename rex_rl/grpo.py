@@ -5,6 +5,7 @@ No Ray, vLLM, DeepSpeed or torch here: launch.py builds the collaborators and ha
 """
 
 from rex_rl.advantage import train_group
+from rex_rl.canaries import CanaryWatch
 from rex_rl.config_schema import GrpoConfig
 from rex_rl.feed import RolloutFeed
 from rex_rl.heldout import HeldOut
@@ -20,6 +21,7 @@ def train(
     *,
     feed: RolloutFeed,
     rewards: RewardPool,
+    canaries: CanaryWatch,
     learner: Learner,
     sync: WeightSync,
     progress: Progress,
@@ -48,7 +50,7 @@ def train(
             sent = sync.publish(version=step)  # returns when every engine confirmed `step`
         feed.open(version=step)  # only now: no answer is born stale
 
-        metrics = grpo_metrics(groups, scores, learned) | dict(sent)
+        metrics = grpo_metrics(groups, scores, learned) | dict(sent) | canaries.metrics(step)
         log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
         if due(step, every=config.save_every, last=config.num_steps):
             progress.save(step, learner)

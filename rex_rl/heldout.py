@@ -51,14 +51,14 @@ def answer_greedily(
 
 def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
     """A record and what was said to it, in pixels."""
-    geometry = TASKS[record.task].geometry
-    shapes = codec.decode(answer.tokens_T, geometry=geometry, categories=record.categories)
+    task = TASKS[record.task]
+    shapes = codec.decode(answer.tokens_T, task=task, categories=record.categories)
     return ImageResult(
         image_id=record.id,
         width=record.width,
         height=record.height,
         truth_labels=tuple(thing.label for thing in record.objects),
-        truth_N4=geometry_of(record.objects, geometry),
+        truth_N4=geometry_of(record.objects, task.geometry),
         said_labels=shapes.labels,
         said_N4=dequantise(shapes.bins_NK, record.size),
         faults=shapes.faults,

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rex_rl import grpo, sft
-from rex_rl.codec import Codec, dequantise
+from rex_rl.canaries import CanaryWatch
+from rex_rl.codec import Codec
 from rex_rl.comparison import control_config
 from rex_rl.config import Config, GrpoConfig, SftConfig
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
 from rex_rl.evaluation import evaluate_detections
-from rex_rl.feed import FeedOptions, RolloutFeed
+from rex_rl.feed import RolloutFeed
 from rex_rl.heldout import HeldOut, answer_greedily
-from rex_rl.images import image_size
 from rex_rl.model_folder import resolve_model
+from rex_rl.prediction import Prediction
+from rex_rl.reward_rule import RewardRule
 from rex_rl.run_folder import RunFolder
 from rex_rl.run_log import RunLog
 from rex_rl.run_report import write_run_report
-from rex_rl.tasks import TASKS, Geometry
+from rex_rl.tasks import TASKS
 from rex_rl.types import Record, Sampling
 from rex_rl.vocabulary import load_vocabulary
 
@@ -55,12 +57,15 @@ def train(config: Config) -> Path:
         for bad in data.bad:
             log.event("bad_record", record=bad.text)
         todo = [stage for stage in config.stages if not run.is_done(stage)]
+        canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
+        if "grpo" in todo:
+            canaries.start()
         if todo:
             with run.timed("start", since=begun):
                 cluster = _start(config, model)
             with contextlib.closing(cluster):
                 for stage in todo:
-                    _Stage(config, cluster, data, run, log).run(stage, run.start_of(stage, model))
+                    _Stage(config, cluster, data, run, log, canaries).run(stage, run.start_of(stage, model))
         with run.timed("report"):
             run.publish_model(config.stages[-1])
             run.write_summary()
@@ -80,8 +85,17 @@ def _start(config: Config, model: Path) -> "Cluster":
 class _Stage:
     """What both stages of a run share."""
 
-    def __init__(self, config: Config, cluster: "Cluster", data: DataSplit, run: RunFolder, log: RunLog) -> None:
-        self._config, self._cluster, self._data, self._run, self._log = config, cluster, data, run, log
+    def __init__(
+        self,
+        config: Config,
+        cluster: "Cluster",
+        data: DataSplit,
+        run: RunFolder,
+        log: RunLog,
+        canaries: CanaryWatch,
+    ) -> None:
+        self._config, self._cluster, self._data = config, cluster, data
+        self._run, self._log, self._canaries = run, log, canaries
 
     def run(self, stage: str, model: Path) -> None:
         """One stage from a model folder to a model folder; its last evaluation are its figures."""
@@ -120,54 +134,22 @@ class _Stage:
         feed = RolloutFeed(
             self._cluster.rollouts,
             PromptStream(records=self._data.train, seed=self._config.seed + 1),
-            FeedOptions(
-                num_steps=settings.num_steps,
-                prompts_per_step=settings.prompts_per_step,
-                group_size=settings.group_size,
-                temperature=settings.temperature,
-                max_answer_tokens=settings.max_answer_tokens,
-                max_staleness=settings.max_staleness,
-                max_failed_fraction=settings.max_failed_fraction,
-                seed=self._config.seed,
-            ),
+            settings,
+            seed=self._config.seed,
         )
-        grpo.train(settings, feed=feed, rewards=self._cluster.rewards, **shared)
+        grpo.train(settings, feed=feed, rewards=self._cluster.rewards, canaries=self._canaries, **shared)
 
 
-def predict(model: Path, image: Path, categories: tuple[str, ...], task: str, max_answer_tokens: int) -> dict[str, Any]:
-    """What a model says about one image, greedily: objects in pixels, absent categories, faults."""
+def predict(model: Path, question: Record, max_answer_tokens: int) -> Prediction:
+    """What a model says about one image, greedily."""
     from actors.rollout import answer_in_process
 
     folder = resolve_model(str(model))
-    width, height = image_size(image)
-    record = Record(
-        id=image.name,
-        image=str(image.absolute()),
-        task=task,
-        categories=categories,
-        objects=(),
-        width=width,
-        height=height,
-        source=str(image),
-    )
     sampling = Sampling(num_answers=1, temperature=0.0, max_tokens=max_answer_tokens, seed=0)
-    prompt = evaluation_prompts([record])[0]
-    answer = answer_in_process(str(folder), prompt, sampling)
+    answer = answer_in_process(str(folder), evaluation_prompts([question])[0], sampling)
     codec = Codec(load_vocabulary(folder))
-    shapes = codec.decode(answer.tokens_T, geometry=TASKS[task].geometry, categories=categories)
-    key = {Geometry.BOX: "bbox", Geometry.POINT: "point"}[TASKS[task].geometry]
-    pixels_NK = dequantise(shapes.bins_NK, record.size)
-    return {
-        "image": str(image),
-        "width": width,
-        "height": height,
-        "objects": [
-            {"label": label, key: [round(float(value), 2) for value in row]}
-            for label, row in zip(shapes.labels, pixels_NK, strict=True)
-        ],
-        "absent": list(shapes.absent),
-        "faults": list(shapes.faults),
-    }
+    shapes = codec.decode(answer.tokens_T, task=TASKS[question.task], categories=question.categories)
+    return Prediction(record=question, shapes=shapes)
 
 
 def evaluate_model(config: Config, model: Path) -> dict[str, float]:

@@ -7,30 +7,26 @@ Coordinates are pixels of the original image, boxes [x0, y0, x1, y1].
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rex_rl.errors import DataError
+from rex_rl.geometry_checks import TOO_LARGE, box, keypoints, mask, numbers, point, polygon
 from rex_rl.images import ImageFolder, image_size, open_image, require_size
 from rex_rl.tasks import TASKS, Geometry, Task
-from rex_rl.types import Object
-
-TOLERANCE_PX = 1
-"""Annotation tools round: what lies this far outside the image is clipped, what lies further is refused."""
+from rex_rl.types import Box, Object
 
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>|<\d{1,3}>")
 """Texts that a tokenizer reads as one of Qwen's special tokens or as a coordinate."""
-
-_TOO_LARGE = 1e15
-"""Nearer to infinity than to any pixel; sums and differences below it cannot overflow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checks:
     """What the records of one file are checked against."""
 
-    task: Task
+    task: Task | None
+    """What all records ask for; None: each says its own."""
     folder: ImageFolder
     check_images: bool
     """Read every image's header; without it only the headers of images whose size the file does not say."""
@@ -45,6 +41,14 @@ class Checks:
         if declared is not None:
             require_size(found, declared)
         return found
+
+
+def task_of(fields: dict[str, Any], asked: Task | None) -> Task:
+    """The task of a record: the one `asked` for, else the one it names, detection where it names none."""
+    name = fields.get("task", "detection")
+    if not isinstance(name, str):
+        raise DataError(f"task: {name!r:.60} is not text")
+    return asked or task_named(name)
 
 
 def task_named(name: str) -> Task:
@@ -99,19 +103,22 @@ def declared_size(fields: dict[str, Any]) -> tuple[int, int] | None:
     for field, value in (("width", width), ("height", height)):
         if value is None:
             raise DataError(f"{field}: missing, where {'height' if field == 'width' else 'width'} stands")
-        if type(value) not in (int, float) or not 1 <= value < _TOO_LARGE or value != int(value):
+        if type(value) not in (int, float) or not 1 <= value < TOO_LARGE or value != int(value):
             raise DataError(f"{field}: {value!r:.60} is not a number of pixels")
     return int(width), int(height)  # type: ignore[arg-type]
 
 
-def asked_categories(fields: dict[str, Any], objects: Sequence[Object]) -> tuple[str, ...]:
-    """`categories`, or where it is missing the distinct labels of the objects, in the order they come."""
+def asked_categories(fields: dict[str, Any], objects: Sequence[Object], task: Task) -> tuple[str, ...]:
+    """`categories`, or where it is missing the distinct labels of the objects, in the order they come.
+
+    Tasks that read text must say them: there the labels are the texts.
+    """
     value = fields.get("categories")
-    labels = dict.fromkeys(thing.label for thing in objects)
+    labels = {} if task.reads_text else dict.fromkeys(thing.label for thing in objects)
     if value is None:
         if not labels:
-            raise DataError("categories: missing, and no object names one")
-        return tuple(labels)
+            raise DataError("categories: missing" + ("" if task.reads_text else ", and no object names one"))
+        value = list(labels)
     if not isinstance(value, list) or not value:
         raise DataError(f"categories: {value!r:.60} is not a list with at least one name")
     categories = dict.fromkeys(_text(name, "categories") for name in value)
@@ -120,77 +127,42 @@ def asked_categories(fields: dict[str, Any], objects: Sequence[Object]) -> tuple
     for label in labels:
         if label not in categories:
             raise DataError(f"label: {label!r} is not among categories")
+    _check_choice(tuple(categories), task)
     return tuple(categories)
 
 
-def numbers(value: object, layout: str, field: str) -> list[float]:
-    """Finite numbers, as many as `layout` names.
+def _check_choice(categories: tuple[str, ...], task: Task) -> None:
+    """What a task can be asked for."""
+    if task.is_single and len(categories) > 1:
+        raise DataError(f"categories: {task.name} asks for one at a time, here stand {len(categories)}")
+    for name in categories:
+        if task.choices and name not in task.choices:
+            raise DataError(f"categories: {name!r:.60} is not one of {', '.join(task.choices)}")
+        if task.skeleton and (shorter := name.rstrip("0123456789")) != name and shorter in categories:
+            raise DataError(f"categories: {name!r:.60} would read as one {shorter!r} of several")
 
-    >>> numbers([1, 2.5], "[x, y]", "point")
-    [1, 2.5]
-    >>> numbers([1, float("nan")], "[x, y]", "point")
-    Traceback (most recent call last):
-    rex_rl.errors.DataError: point: nan is not a finite number
-    """
+
+def visual_prompt(fields: dict[str, Any], task: Task, size: tuple[int, int]) -> tuple[Box, ...]:
+    """The boxes of examples that a task asks by; () for tasks that do not."""
+    if not task.takes_examples:
+        return ()
+    value = fields.get("visual_prompt")
     if value is None:
-        raise DataError(f"{field}: missing")
-    if not isinstance(value, list) or len(value) != layout.count(",") + 1:
-        raise DataError(f"{field}: {value!r:.60} is not {layout}")
-    for number in value:
-        if type(number) not in (int, float) or not -_TOO_LARGE < number < _TOO_LARGE:
-            raise DataError(f"{field}: {number!r:.60} is not a finite number")
-    return value
+        raise DataError(f"visual_prompt: missing, and {task.name} asks by it")
+    if not isinstance(value, list) or not value:
+        raise DataError(f"visual_prompt: {value!r:.60} is not a list with at least one box")
+    field = "visual_prompt"
+    return tuple(box(numbers(corners, "[x0, y0, x1, y1]", field), size, field) for corners in value)
 
 
-def box(corners: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """A box with area inside its image, clipped by at most `TOLERANCE_PX`.
-
-    >>> box([-0.5, 2, 30, 480.75], (640, 480))
-    (0.0, 2.0, 30.0, 480.0)
-    >>> box([30, 2, 12, 8], (640, 480))
-    Traceback (most recent call last):
-    rex_rl.errors.DataError: bbox: x1 12 <= x0 30
-    """
-    x0, y0, x1, y1 = corners
-    width, height = size
-    if x1 <= x0:
-        raise DataError(f"bbox: x1 {x1} <= x0 {x0}")
-    if y1 <= y0:
-        raise DataError(f"bbox: y1 {y1} <= y0 {y0}")
-    if x0 < -TOLERANCE_PX or y0 < -TOLERANCE_PX or x1 > width + TOLERANCE_PX or y1 > height + TOLERANCE_PX:
-        raise DataError(f"bbox: {corners} reaches more than {TOLERANCE_PX} pixel outside its {width}x{height} image")
-    clipped = (float(max(x0, 0)), float(max(y0, 0)), float(min(x1, width)), float(min(y1, height)))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise DataError(f"bbox: {corners} has no area inside its {width}x{height} image")
-    return clipped
-
-
-def point(xy: list[float], size: tuple[int, int]) -> tuple[float, float]:
-    """A point inside its image, clipped by at most `TOLERANCE_PX`.
-
-    >>> point([640.5, 12], (640, 480))
-    (640.0, 12.0)
-    """
-    (x, y), (width, height) = xy, size
-    if not (-TOLERANCE_PX <= x <= width + TOLERANCE_PX and -TOLERANCE_PX <= y <= height + TOLERANCE_PX):
-        raise DataError(f"point: {xy} lies more than {TOLERANCE_PX} pixel outside its {width}x{height} image")
-    return float(min(max(x, 0), width)), float(min(max(y, 0), height))
-
-
-def _boxed(fields: dict[str, Any], label: str, size: tuple[int, int]) -> Object:
-    return Object(label=label, bbox=box(numbers(fields.get("bbox"), "[x0, y0, x1, y1]", "bbox"), size))
-
-
-def _pointed(fields: dict[str, Any], label: str, size: tuple[int, int]) -> Object:
-    return Object(label=label, point=point(numbers(fields.get("point"), "[x, y]", "point"), size))
-
-
-_KEYS = {Geometry.BOX: "bbox", Geometry.POINT: "point"}
-_READERS: dict[Geometry, Callable[[dict[str, Any], str, tuple[int, int]], Object]] = {
-    Geometry.BOX: _boxed,
-    Geometry.POINT: _pointed,
+_NEEDED = {
+    Geometry.BOX: ("bbox",),
+    Geometry.POINT: ("point", "bbox", "mask"),
+    Geometry.POLYGON: ("polygon",),
+    Geometry.KEYPOINTS: ("keypoints", "bbox"),
 }
-_OTHER_GEOMETRY = ("bbox", "point", "polygon", "keypoints", "mask")
+"""What an object brings for its task: all of it, or of what can be pointed at any."""
+_GEOMETRY = ("bbox", "point", "polygon", "keypoints", "mask")
 
 
 def objects(fields: dict[str, Any], task: Task, size: tuple[int, int]) -> tuple[Object, ...]:
@@ -201,16 +173,43 @@ def objects(fields: dict[str, Any], task: Task, size: tuple[int, int]) -> tuple[
     value = fields.get("objects")
     if not isinstance(value, list):
         raise DataError("objects: missing" if value is None else f"objects: {value!r:.60} is not a list")
-    key, read = _KEYS[task.geometry], _READERS[task.geometry]
     found = []
     for place, thing in enumerate(value, start=1):
         if not isinstance(thing, dict):
             raise DataError(f"objects: {thing!r:.60} is not an object with a label")
         if thing.get("label") is None:
             raise DataError(f"label: missing in object {place}")
-        if thing.get(key) is None:
-            other = [name for name in _OTHER_GEOMETRY if thing.get(name) is not None]
-            hint = f", which has {other[0]}: not the geometry of {task.name}" if other else ""
-            raise DataError(f"{key}: missing in object {place}{hint}")
-        found.append(read(thing, text(thing, "label"), size))
+        _require_geometry(thing, task, place)
+        found.append(_object(thing, task, size))
     return tuple(found)
+
+
+def _require_geometry(thing: dict[str, Any], task: Task, place: int) -> None:
+    needed = _NEEDED[task.geometry]
+    missing = [name for name in needed if thing.get(name) is None]
+    if not missing or (task.geometry is Geometry.POINT and len(missing) < len(needed)):
+        return
+    other = [name for name in _GEOMETRY if thing.get(name) is not None and name not in needed]
+    hint = f", which has {other[0]}: not the geometry of {task.name}" if other else ""
+    raise DataError(f"{missing[0]}: missing in object {place}{hint}")
+
+
+def _object(thing: dict[str, Any], task: Task, size: tuple[int, int]) -> Object:
+    label = text(thing, "label")
+    given = {name: thing[name] for name in _NEEDED[task.geometry] if thing.get(name) is not None}
+    read: dict[str, Any] = {}
+    if "bbox" in given:
+        read["bbox"] = box(numbers(given["bbox"], "[x0, y0, x1, y1]", "bbox"), size)
+    if "point" in given:
+        read["point"] = point(numbers(given["point"], "[x, y]", "point"), size)
+    if "polygon" in given:
+        read["polygon"] = polygon(given["polygon"], size)
+    if "keypoints" in given:
+        read["keypoints"] = keypoints(given["keypoints"], task.keypoints, size)
+    if "mask" in given:
+        read["mask"] = mask(given["mask"], size)
+    if "point" in read and "bbox" in read:
+        (x, y), (x0, y0, x1, y1) = read["point"], read["bbox"]
+        if not (x0 <= x <= x1 and y0 <= y <= y1):
+            raise DataError(f"point: {given['point']} lies outside its bbox {given['bbox']}")
+    return Object(label=label, **read)

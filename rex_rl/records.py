@@ -1,7 +1,7 @@
 """Record files: JSON lines in, `Record`s out, and the other way round.
 
 A bad record is named (file, line, field, reason), skipped and counted; above `max_bad_fraction` reading fails. A record
-of another task is a mistake about the file, not in it, and fails at once.
+of another task than the one asked for is a mistake about the file, not in it, and fails at once.
 """
 
 import json
@@ -15,8 +15,18 @@ from typing import Any
 
 from rex_rl.errors import DataError
 from rex_rl.images import ImageFolder
-from rex_rl.record_checks import Checks, asked_categories, declared_size, identity, objects, task_named, text
-from rex_rl.types import Record
+from rex_rl.record_checks import (
+    Checks,
+    asked_categories,
+    declared_size,
+    identity,
+    objects,
+    task_named,
+    task_of,
+    text,
+    visual_prompt,
+)
+from rex_rl.types import Object, Record
 
 MAX_LINE_BYTES = 64 * 2**20
 """No record is this long; a binary file without line ends would otherwise be read whole into one line."""
@@ -73,17 +83,17 @@ def read_records(
     file: str | Path,
     *,
     images: str | Path | None = None,
-    task: str = "detection",
+    task: str | None = "detection",
     max_bad_fraction: float = 0.01,
     check_images: bool = True,
     decode_images: bool = False,
 ) -> RecordSet:
-    """Read a JSON-lines file of records of one task.
+    """Read a JSON-lines file of records of one task, or with `task` None of the task each of them names.
 
     `images` is the folder that image paths are relative to and may not leave; None is the file's own. With
     `check_images` every image's header is read, with `decode_images` all of its pixels; without both only images whose
     `width` and `height` the file does not say are looked at. Unknown keys are ignored; a record without `task` is
-    taken as one of the task asked for.
+    taken as one of the task asked for, or as detection.
 
     Raises:
         DataError: no such file, no JSON lines, no record, a record of another task, too many bad ones.
@@ -94,7 +104,7 @@ def read_records(
     line_of_id: dict[str, int] = {}
     for line, value in _lines(file):
         where = f"{file}:{line}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and task is not None:
             _require_task(value, task, where)
         try:
             if isinstance(value, DataError):
@@ -121,7 +131,7 @@ def write_records(file: str | Path, records: Iterable[Record]) -> None:
 
 
 def make_checks(
-    file: str | Path, *, images: str | Path | None, task: str, check_images: bool, decode_images: bool
+    file: str | Path, *, images: str | Path | None, task: str | None, check_images: bool, decode_images: bool
 ) -> Checks:
     """The checks of one data file, which must be there.
 
@@ -131,7 +141,7 @@ def make_checks(
     if not os.path.exists(file):
         raise DataError(f"{file}: no such file")
     return Checks(
-        task=task_named(task),
+        task=None if task is None else task_named(task),
         folder=ImageFolder(Path(file).parent if images is None else images),
         check_images=check_images,
         decode_images=decode_images,
@@ -224,21 +234,20 @@ def _require_task(fields: dict[str, Any], asked: str, where: str) -> None:
 
 def _record(fields: dict[str, Any], where: str, checks: Checks) -> Record:
     """One checked record."""
-    id = identity(fields)
-    if not isinstance(fields.get("task", ""), str):
-        raise DataError(f"task: {fields['task']!r:.60} is not text")
+    id, task = identity(fields), task_of(fields, checks.task)
     image = checks.folder.locate(text(fields, "image"))
     width, height = size = checks.size(image, declared_size(fields))
-    things = objects(fields, checks.task, size)
+    things = objects(fields, task, size)
     return Record(
         id=id,
         image=image,
-        task=checks.task.name,
-        categories=asked_categories(fields, things),
+        task=task.name,
+        categories=asked_categories(fields, things, task),
         objects=things,
         width=width,
         height=height,
         source=where,
+        visual_prompt=visual_prompt(fields, task, size),
     )
 
 
@@ -252,10 +261,27 @@ def _fields(record: Record, folder: Path) -> dict[str, Any]:
         "height": record.height,
         "task": record.task,
         "categories": list(record.categories),
-        "objects": [
-            {"label": thing.label}
-            | ({"bbox": list(thing.bbox)} if thing.bbox is not None else {})
-            | ({"point": list(thing.point)} if thing.point is not None else {})
-            for thing in record.objects
-        ],
+        "objects": [object_fields(thing) for thing in record.objects],
+        **({"visual_prompt": [list(corners) for corners in record.visual_prompt]} if record.visual_prompt else {}),
     }
+
+
+def object_fields(thing: Object) -> dict[str, Any]:
+    """The JSON object of an object, as record files hold it.
+
+    >>> object_fields(Object(label="cat", point=(3.0, 4.5)))
+    {'label': 'cat', 'point': [3.0, 4.5]}
+    """
+    fields: dict[str, Any] = {"label": thing.label}
+    if thing.bbox is not None:
+        fields["bbox"] = list(thing.bbox)
+    if thing.point is not None:
+        fields["point"] = list(thing.point)
+    if thing.polygon is not None:
+        fields["polygon"] = [list(vertex) for vertex in thing.polygon]
+    if thing.keypoints is not None:
+        fields["keypoints"] = {name: None if xy is None else list(xy) for name, xy in thing.keypoints.items()}
+    if thing.mask is not None:
+        width, height = thing.mask.size
+        fields["mask"] = {"size": [height, width], "counts": thing.mask.counts.decode()}
+    return fields

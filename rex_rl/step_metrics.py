@@ -30,6 +30,7 @@ def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Map
         "completions/mean_shapes": float(np.mean([len(shapes.labels) for one in scores for shapes in one.shapes_G])),
         "completions/fault_ratio": float(np.mean([bool(shapes.faults) for one in scores for shapes in one.shapes_G])),
     }
-    for name in scores[0].terms_G:
-        metrics[f"rewards/{name}/mean"] = float(np.mean([one.terms_G[name].mean() for one in scores]))
+    for name in dict.fromkeys(name for one in scores for name in one.terms_G):  # tasks differ in their terms
+        means = [one.terms_G[name].mean() for one in scores if name in one.terms_G]
+        metrics[f"rewards/{name}/mean"] = float(np.mean(means))
     return metrics | {name: mean.value for name, mean in learned.items()}

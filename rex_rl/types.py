@@ -1,7 +1,8 @@
 """The records that cross a process border. Frozen, picklable, one per thing; no parallel lists.
 
-Axes: T tokens of one answer, G answers of one prompt, P prompts of one step, N shapes.
-Boxes are [x0, y0, x1, y1]; `bins` are on the 1,000-line grid of codec.py, `px` are pixels of the original image.
+Axes: T tokens of one answer, G answers of one prompt, P prompts of one step, N shapes, K numbers of one shape, J key
+points. Boxes are [x0, y0, x1, y1]; `bins` are on the 1,000-line grid of codec.py, `px` are pixels of the original
+image.
 """
 
 from collections.abc import Mapping
@@ -10,19 +11,31 @@ from enum import StrEnum
 
 import numpy as np
 
+from rewards.masks import Mask
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Object:
-    """One annotated thing: exactly one geometry is set.
+    """One annotated thing with the geometry its task asks for; all in pixels of the original image.
 
     `Object(label="cat", bbox=(12.0, 30.5, 99.0, 140.0))`
     """
 
     label: str
-    bbox: tuple[float, float, float, float] | None = None
-    """Pixels of the original image, x0 < x1 and y0 < y1."""
-    point: tuple[float, float] | None = None
-    """Pixels of the original image."""
+    """The category, or in tasks that read text the text itself."""
+    bbox: Box | None = None
+    """x0 < x1 and y0 < y1."""
+    point: Point | None = None
+    """Where to point; tasks that point take the middle of `bbox`, or a place inside `mask`, where it is not given."""
+    polygon: tuple[Point, ...] | None = None
+    """Three vertices or more, with area."""
+    keypoints: Mapping[str, Point | None] | None = None
+    """Every key point of the task by name, in its order; None for one that cannot be seen."""
+    mask: Mask | None = None
+    """As large as the image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +55,8 @@ class Record:
     height: int
     source: str
     """`file:line` (JSONL) or `file#image_id` (COCO), for messages."""
+    visual_prompt: tuple[Box, ...] = ()
+    """Examples of the category, in tasks that ask by them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,15 +128,19 @@ class Shapes:
     """What an answer says, decoded from its token ids: N shapes of one geometry, in the order written."""
 
     labels: tuple[str, ...]
-    """[N] the phrase each shape stands under."""
+    """[N] the category each shape stands under; in tasks that read text, the text."""
     bins_NK: np.ndarray
-    """int64 [N, 4] boxes or [N, 2] points on the grid, as written (corners may be swapped)."""
+    """int64 [N, K] on the grid, as written (corners may be swapped).
+
+    Boxes have 4 numbers, points 2. Polygons have as many as the longest needs, the last vertex of a shorter one
+    repeated; [0, 6] for none. Key points have their box and then 2 for each of the J, -1 where one cannot be seen.
+    """
     spans_N2: np.ndarray
     """int64 [N, 2] tokens [start, end) of each shape, the separator before it included."""
     faults: tuple[str, ...]
     """Named faults of the answer, see `rex_rl.codec.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()
-    """Phrases answered `None`."""
+    """Categories answered `None`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,9 @@ BOX_START, BOX_END = "<|box_start|>", "<|box_end|>"
 ANSWER_END = "<|im_end|>"
 IMAGE_PAD = "<|image_pad|>"
 _MARKS = (OBJECT_START, OBJECT_END, BOX_START, BOX_END, ANSWER_END)
+_VISIBLE_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF_LETTER = dict(enumerate((byte for byte in range(256) if byte not in _VISIBLE_BYTES), start=256))
+"""Byte-level BPE writes a byte that shows as its own letter, the others, in order, as letters from U+0100 on."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class Vocabulary:
         return tuple(table)
 
     @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """[size] the bytes of every id as Latin-1 text, one letter a byte; "" where none is defined.
+
+        Texts of neighbours may share a letter's bytes: join them, then read them by :func:`text_of`.
+        """
+        table = [piece.translate(_BYTE_OF_LETTER) for piece in self.pieces]
+        for token_id, token in self.tokenizer.get_added_tokens_decoder().items():
+            table[token_id] = token.content.encode().decode("latin-1")
+        return tuple(table)
+
+    @cached_property
     def sampled_ids(self) -> np.ndarray:
         """Ids an answer may contain: text, coordinates, the grammar's marks and the end; sorted.
 
@@ -88,6 +102,15 @@ class Vocabulary:
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens written out."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+
+
+def text_of(latin: str) -> str:
+    """What joined :attr:`Vocabulary.texts` say; bytes that are no UTF-8 become U+FFFD.
+
+    >>> text_of("caf\u00c3\u00a9"), text_of("\u00c3")
+    ('café', '\ufffd')
+    """
+    return latin.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:

@@ -215,3 +215,11 @@ class FakeLog:
     def evaluation(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """One evaluation."""
         self.evaluations.append((stage, step, dict(metrics)))
+
+
+class FakeCanaries:
+    """No check is ever due."""
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Nothing."""
+        return {}

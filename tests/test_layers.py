@@ -27,6 +27,7 @@ TORCH_MODULES = {
     "rex_rl.cpu_repair",
     "rex_rl.loss",
     "rex_rl.model",
+    "rex_rl.shapes.muon",
     "rex_rl.shapes.pretrain",
     "rex_rl.shapes.tiny",
 }

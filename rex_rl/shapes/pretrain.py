@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from rex_rl.codec import quantise
 from rex_rl.model import ForwardInputs, ImagePreparer, answer_stats, collate, load_policy, pack_group
+from rex_rl.shapes.muon import Muon, split_weights
 from rex_rl.shapes.tiny import IMAGE_MEAN, IMAGE_STD, build_model, default_tokenizer, write_processor_files
 from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, Scene, SceneKind, draw_scene, sample_scene
 from rex_rl.tasks import chat_prompt
@@ -36,12 +38,11 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe the picture."
 CELLS = IMAGE_SIDE_PX // 28
-POINTS_PER_SCENE = 6
 CROWDED = SceneKind(min_objects=1, column_share=0.25)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
+BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
-"""Pictures the language phases draw from; each is asked about from other points every time."""
-LOOK_BATCH = 50
+"""A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
 BELL_BINS, LOGIT_SCALE = 4.0, 8.0
 Question = tuple[str, str]
 """(given, wanted) texts; only the wanted one is learned."""
@@ -49,13 +50,13 @@ Ask = Callable[[np.random.Generator, Scene], list[Question]]
 
 
 def describe(scene: Scene) -> str:
-    """The caption of a scene: label and box of every object, from top to bottom.
+    """The caption of a scene: label and box of every object, from left to right.
 
     >>> describe(Scene(labels=("red circle",), boxes_N4=np.array([[0.0, 0.0, 98.0, 196.0]])))
     'red circle<0><0><500><999>'
     """
     bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    order = np.lexsort((bins_N4[:, 0], bins_N4[:, 1]))
+    order = np.argsort(bins_N4[:, 0], kind="stable")  # ties stay in the scene's order, which says nothing
     return ", ".join(f"{scene.labels[i]}" + "".join(f"<{value}>" for value in bins_N4[i]) for i in order)
 
 
@@ -73,14 +74,12 @@ def ask_names(rng: np.random.Generator, scene: Scene) -> list[Question]:
 
 
 def ask_everything(rng: np.random.Generator, scene: Scene) -> list[Question]:
-    """Names, points inside some objects, and the description."""
+    """What is at a point, and the description."""
     boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    asked = [question for question in ask_names(rng, scene) if question[0]]
-    for i in rng.choice(len(scene.labels), size=min(POINTS_PER_SCENE, len(scene.labels)), replace=False):
-        x0, y0, x1, y1 = bins_N4[i]
-        x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
-        asked.append((f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"))
-    return [*asked, ("", describe(scene))]
+    i = rng.integers(len(scene.labels))
+    x0, y0, x1, y1 = bins_N4[i]
+    x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
+    return [(f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"), ("", describe(scene))]
 
 
 def distinct(scene: Scene) -> Scene:
@@ -199,24 +198,23 @@ class Trainer:
 
     def language(self) -> torch.Tensor:
         """Language model alone, on all scenes and questions."""
-        return self._recall(ask_everything, share_distinct=0.3)
+        return self._recall(ask_everything, share_distinct=0.1)
 
     def joint(self) -> torch.Tensor:
         """Both at once, on fresh scenes."""
-        scenes, features_KH = self._look(16, share_distinct=0.3)
-        return self._answer(scenes, features_KH, ask_everything) + 0.3 * self.head.loss(features_KH, scenes)
+        scenes, features_KH = self._look(BATCH, share_distinct=0.0)
+        return self._answer(scenes, features_KH, ask_everything) + 0.5 * self.head.loss(features_KH, scenes)
 
     def forget(self) -> None:
         """Drop the pictures looked at: the next phase wants others, or the tower has changed."""
         self._seen = []
 
     def _recall(self, ask: Ask, *, share_distinct: float) -> torch.Tensor:
-        if not self._seen:
-            with torch.no_grad():
-                for _ in range(NUM_SEEN // LOOK_BATCH):
-                    scenes, features_KH = self._look(LOOK_BATCH, share_distinct=share_distinct)
-                    self._seen += zip(scenes, features_KH.split(CELLS * CELLS), strict=True)
-        picked = [self._seen[i] for i in self._rng.integers(len(self._seen), size=16)]
+        with torch.no_grad():
+            scenes, features_KH = self._look(FRESH_PER_STEP, share_distinct=share_distinct)
+        self._seen = [*self._seen[-NUM_SEEN:], *zip(scenes, features_KH.split(CELLS * CELLS), strict=True)]
+        again = self._rng.integers(len(self._seen), size=BATCH - FRESH_PER_STEP)
+        picked = [*self._seen[-FRESH_PER_STEP:], *(self._seen[i] for i in again)]
         return self._answer([scene for scene, _ in picked], torch.cat([features for _, features in picked]), ask)
 
     def _look(self, size: int, *, share_distinct: float) -> tuple[list[Scene], torch.Tensor]:
@@ -249,18 +247,22 @@ def main() -> None:
     parser.add_argument("--schedule", type=parse_schedule, required=True, help="such as dense:480,language:1200")
     parser.add_argument("--start", type=Path, help="go on from an earlier base")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--learning-rate", type=float, default=6e-4, help="of AdamW: embeddings, norms, biases, head")
+    parser.add_argument("--muon-rate", type=float, default=2e-3, help="of Muon: matrices inside the blocks")
     args = parser.parse_args()
 
-    tokenizer = default_tokenizer()
+    # An earlier base keeps its tokenizer: the one that would be built today may number its tokens otherwise.
+    tokenizer = Tokenizer.from_file(str(args.start / "tokenizer.json")) if args.start else default_tokenizer()
     write_processor_files(args.out, tokenizer)
     vocabulary = load_vocabulary(args.out)
     check_patchify(ImagePreparer(args.out))
     model = load_policy(args.start) if args.start else build_model(tokenizer, seed=args.seed)
     model.train()
     trainer = Trainer(model, vocabulary, seed=args.seed)
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *trainer.head.parameters()], lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    inside, others = split_weights(model)
+    muon = Muon(inside)
+    adam = torch.optim.AdamW(
+        [*others, *trainer.head.parameters()], lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     total_s, begun, step = sum(seconds for _, seconds in args.schedule), time.monotonic(), 0
     until_s = 0.0
@@ -270,14 +272,15 @@ def main() -> None:
         recent: list[float] = []
         while (passed_s := time.monotonic() - begun) < until_s:
             share = passed_s / total_s
-            for group in optimizer.param_groups:
-                warm = min(1.0, (step + 1) / 100)
-                group["lr"] = args.learning_rate * warm * max(0.02, 0.5 * (1 + np.cos(np.pi * share)))
+            rate = min(1.0, (step + 1) / 100) * max(0.02, 0.5 * (1 + np.cos(np.pi * share)))
             loss = getattr(trainer, phase)()
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
+            trainer.head.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            adam.param_groups[0]["lr"] = args.learning_rate * rate
+            adam.step()
+            muon.step(args.muon_rate * rate)
             step += 1
             recent = [*recent[-49:], loss.item()]
             if step % 50 == 0:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from rewards import REWARDS, RewardWeights, Said, Truth, score_group
+from rewards.masks import Mask
 
-SceneMaker = Callable[[np.random.Generator, int], tuple[Said, Truth]]
+SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
+
+KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
 WEIGHTS = RewardWeights()
 BOX, OTHER, GIANT = [100, 100, 300, 300], [500, 500, 700, 700], [0, 0, 999, 999]
@@ -27,10 +30,10 @@ HAND_TABLE = {
     "perfect": (answer(("b", OTHER), ("a", BOX)), {"f1": 1.0}),
     "labels swapped": (answer(("a", OTHER), ("b", BOX)), {}),
     "empty, truncated": (answer(faults=("truncated",)), {"truncated": 1.0, "count_error": -1.0}),
-    "None for c is missing": (answer(("b", OTHER), ("a", BOX), absent=()), {"f1": 1.0, "format": 1.0}),
+    "None for c is missing": (answer(("b", OTHER), ("a", BOX), absent=()), {"f1": 1.0, "rejection": 1.0}),
     "a box instead of None": (
         answer(("b", OTHER), ("a", BOX), ("c", BOX), absent=()),
-        {"f1": 4 / 5, "surplus": 0.5, "format": 1.0, "count_error": 0.5},
+        {"f1": 4 / 5, "surplus": 0.5, "rejection": 1.0, "count_error": 0.5},
     ),
     "a copy": (answer(("a", BOX), ("a", BOX)), {"f1": 2 / 4, "duplicates": 0.5}),
     "the same box under two labels": (answer(("a", BOX), ("b", BOX)), {"f1": 2 / 4}),
@@ -52,7 +55,7 @@ def test_terms_by_hand(case: str) -> None:
     """Every term, and the total as their weighted sum."""
     said, expected = HAND_TABLE[case]
     scores = score_group([said], TRUTH, weights=WEIGHTS)
-    names = ("f1", "duplicates", "surplus", "large", "format", "truncated", "count_error")
+    names = ("f1", "duplicates", "surplus", "large", "rejection", "format", "truncated", "count_error")
     assert {name: float(scores.terms_G[name][0]) for name in names} == pytest.approx(
         {name: expected.get(name, 0.0) for name in names}
     )
@@ -79,10 +82,10 @@ def test_counts_are_reported() -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, name: str) -> None:
-    """Measuring all answers in one pass changes nothing: equal to the last bit, boxes and points, any lengths."""
+    """Measuring all answers in one pass changes nothing: equal to the last bit, every geometry, any lengths."""
     rng = np.random.default_rng(40)
-    for trial in range(30):
-        scenes = [random_scene(rng, (4, 2)[trial % 2]) for _ in range(8)]
+    for trial in range(32):
+        scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(8)]
         truth, said_G = scenes[0][1], [said for said, _ in scenes]
         together = score_group(said_G, truth, weights=WEIGHTS, name=name)
         alone_G = [score_group([said], truth, weights=WEIGHTS, name=name) for said in said_G]
@@ -119,21 +122,121 @@ def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
         RewardWeights(duplicates=weight)
 
 
-@pytest.mark.parametrize(
-    ("labels", "bins_NK"),
-    [
-        (("a",), np.zeros((0, 4))),
-        (("a",), np.array([[0, 0, 9, 9, 9, 9]])),
-        ((), np.zeros(0)),
-        (("a",), np.array([[9, 0, 9, 5]])),
-        (("a",), np.array([[9, 0, 0, 5]])),
-    ],
-    ids=["counts differ", "unknown geometry", "one axis", "no area", "swapped corners"],
-)
-def test_a_truth_that_no_answer_can_match_is_refused(labels: tuple[str, ...], bins_NK: np.ndarray) -> None:
+SQUARE = [0, 0, 9, 0, 9, 9, 0, 9]
+MASK = Mask((3, 2), b"132")
+REFUSED = {
+    # name: (arguments of a truth, what the message says)
+    "counts differ": ({"labels": ("a",), "bins_NK": np.zeros((0, 4))}, "1 labels and bins of shape"),
+    "which geometry": ({"labels": ("a",), "bins_NK": np.array([SQUARE])}, "known are box, point, polygon, keypoints"),
+    "unknown geometry": ({"labels": ("a",), "bins_NK": np.array([SQUARE]), "geometry": "quad"}, "geometry 'quad'"),
+    "other geometry": ({"labels": ("a",), "bins_NK": np.array([[1, 2]]), "geometry": "box"}, "not of geometry 'box'"),
+    "half a vertex": ({"labels": (), "bins_NK": np.zeros((0, 7)), "geometry": "polygon"}, "not of geometry 'polygon'"),
+    "no key point": ({"labels": (), "bins_NK": np.zeros((0, 4)), "geometry": "keypoints"}, "not of geometry"),
+    "one axis": ({"labels": (), "bins_NK": np.zeros(0)}, "bins of shape"),
+    "no area": ({"labels": ("a",), "bins_NK": np.array([[9, 0, 9, 5]])}, "no area"),
+    "swapped corners": ({"labels": ("a",), "bins_NK": np.array([[9, 0, 0, 5]])}, "no area"),
+    "flat polygon": (
+        {"labels": ("a",), "bins_NK": np.array([[0, 0, 9, 9, 5, 5]]), "geometry": "polygon"},
+        "a polygon has no area",
+    ),
+    "key points, no area": (
+        {"labels": ("a",), "bins_NK": np.array([[9, 0, 0, 5, 3, 3]]), "geometry": "keypoints"},
+        "a keypoints has no area",
+    ),
+    "half visible": (
+        {"labels": ("a",), "bins_NK": np.array([[0, 0, 9, 5, 3, -1]]), "geometry": "keypoints"},
+        "one number below 0",
+    ),
+    "sigmas": (
+        {"labels": (), "bins_NK": np.zeros((0, 8)), "geometry": "keypoints", "sigmas_J": np.array([0.1])},
+        "sigmas of shape",
+    ),
+    "masks for boxes": ({"labels": ("a",), "bins_NK": np.array([BOX]), "masks": (MASK,)}, "go with points"),
+    "a mask too many": (
+        {"labels": ("a",), "bins_NK": np.array([[1, 2]]), "masks": (MASK, MASK)},
+        "1 points and 2 masks",
+    ),
+    "a box too many": (
+        {"labels": ("a",), "bins_NK": np.array([[1, 2]]), "boxes_N4": np.zeros((2, 4))},
+        "1 points and boxes of shape",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_truth_that_no_answer_can_match_is_refused(case: str) -> None:
     """Such a record is an error before it is a reward."""
-    with pytest.raises(ValueError, match="truth"):
-        Truth(labels, bins_NK, ("a",))
+    arguments, message = REFUSED[case]
+    with pytest.raises(ValueError, match=f"truth: .*{message}"):
+        Truth(**arguments, categories=("a",))
+
+
+def test_recognised_text_shares_the_value_of_a_place() -> None:
+    """A right box is worth the similarity of its text; read twice, whatever the texts, it is a copy."""
+    truth = Truth(("exit", "taxi"), np.array([BOX, OTHER]), ("word",), reads_text=True)
+    answers = {
+        "perfect": answer(("taxi", OTHER), ("exit", BOX), absent=()),
+        "one wrong letter": answer(("exist", BOX), ("taxi", OTHER), absent=()),
+        "texts exchanged": answer(("taxi", BOX), ("exit", OTHER), absent=()),
+        "read twice": answer(("exit", BOX), ("taxi", OTHER), ("EXIT", BOX), absent=()),
+        "nothing": answer(absent=("word",)),
+    }
+    scores = score_group(list(answers.values()), truth, weights=WEIGHTS)
+    exchanged = 1 - 3 / 4  # t-a-x-i to e-x-i-t: three edits of four letters, see test_text.py
+    assert scores.terms_G["f1"].tolist() == pytest.approx([1.0, (0.8 + 1) / 2, exchanged, 2 * 2 / 5, 0.0])
+    assert scores.num_duplicates_G.tolist() == [0, 0, 0, 1, 0]
+    assert scores.terms_G["exact_text"].tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
+    assert scores.terms_G["text_similarity"].tolist() == pytest.approx([1.0, 0.9, exchanged, 1.0, 0.0])
+    assert scores.terms_G["rejection"].tolist() == [0.0] * 5  # there is text: nobody owes a None
+    assert truth.empty_categories == ()
+    assert Truth((), np.zeros((0, 4)), ("word",), reads_text=True).empty_categories == ("word",)
+
+
+def test_text_terms_are_there_only_where_labels_are_text() -> None:
+    """A mean over other tasks would mean nothing."""
+    assert "exact_text" not in score_group([answer()], TRUTH, weights=WEIGHTS).terms_G
+
+
+def test_shaping_tells_apart_boxes_that_miss() -> None:
+    """By default a miss is a miss; with a weight the nearer one is worth more, the perfect one still the maximum."""
+    truth = Truth(("a",), np.array([BOX]), ("a",))
+    answers = [answer(("a", [left, 100, left + 200, 300])) for left in (100, 400, 700)]
+    plain_G = score_group(answers, truth, weights=WEIGHTS).total_G
+    assert plain_G.tolist() == [1.0, 0.0, 0.0]
+    for weights in (RewardWeights(giou=0.3), RewardWeights(centre=0.3)):
+        right, near, far = score_group(answers, truth, weights=weights).total_G
+        assert right == pytest.approx(1.0)
+        assert 1.0 > near > far > 0.0
+
+
+def test_a_point_is_right_inside_its_mask_or_box_and_on_itself() -> None:
+    """The mask wins over the box; without either closeness counts. A true point off its mask is still right."""
+    middle, lower_left, upper_left = [500, 0], [0, 999], [0, 0]
+    said_G = [
+        SimpleNamespace(labels=("a",), bins_NK=np.array([point]), faults=(), absent=())
+        for point in (middle, lower_left, upper_left)
+    ]
+    arguments = {"labels": ("a",), "bins_NK": np.array([upper_left]), "categories": ("a",)}
+    everywhere = np.array([[0, 0, 999, 999]])
+    by_mask = score_group(said_G, Truth(**arguments, masks=(MASK,), boxes_N4=everywhere), weights=WEIGHTS)
+    by_small_box = score_group(said_G, Truth(**arguments, boxes_N4=np.array([[400, 0, 600, 9]])), weights=WEIGHTS)
+    by_distance = score_group(said_G, Truth(**arguments), weights=WEIGHTS)
+    assert by_mask.total_G.tolist() == [1.0, 1.0, 1.0]
+    assert by_small_box.total_G.tolist() == [1.0, 0.0, 1.0]
+    assert by_distance.total_G.tolist() == [0.0, 0.0, 1.0]
+    lower_middle = SimpleNamespace(labels=("a",), bins_NK=np.array([[999, 999]]), faults=(), absent=())
+    assert score_group([lower_middle], Truth(**arguments, masks=(MASK,)), weights=WEIGHTS).total_G[0] == 0.0
+
+
+def test_two_points_in_one_mask_serve_one_truth() -> None:
+    """One-to-one: the second, too far to be a copy, is surplus."""
+    mask = Mask((1, 1), b"01")  # all of its one pixel
+    truth = Truth(("a",), np.array([[500, 500]]), ("a",), masks=(mask,))
+    said = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[100, 100], [900, 900]]), faults=(), absent=())
+    scores = score_group([said], truth, weights=WEIGHTS)
+    assert scores.terms_G["f1"][0] == pytest.approx(2 / 3)
+    assert scores.terms_G["surplus"][0] == 1.0
+    assert scores.num_duplicates_G[0] == 0
 
 
 def test_unknown_names_and_other_geometries_are_refused_by_name() -> None:

@@ -1,9 +1,15 @@
 """Near-copy groups against slow references."""
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+import pytest
+
+from rewards import Said, Truth
 from rewards.duplicates import group_roots, near_pairs, num_copies
-from rewards.geometry import near_copies, pairwise_value
+from rewards.values import read_shapes
+
+SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
 
 
 def _components(near_NN: np.ndarray) -> list[int]:
@@ -19,24 +25,35 @@ def _components(near_NN: np.ndarray) -> list[int]:
     return root_N
 
 
-def test_near_pairs_are_all_pairs_of_one_family_that_are_near() -> None:
-    """The window over sorted x0 loses no pair: same pairs as the full matrix, boxes and points, odd boxes included."""
+@pytest.mark.parametrize("kind", ["box", "point", "polygon", "keypoints"])
+def test_near_pairs_are_all_pairs_of_one_family_that_are_near(random_scene: SceneMaker, kind: str) -> None:
+    """The window along the x axis loses no pair: same pairs as every pair measured, odd shapes included."""
     rng = np.random.default_rng(0)
     found = 0
-    for trial in range(300):
-        num, num_coordinates = int(rng.integers(0, 30)), (2, 4)[trial % 2]
-        shapes_NK = rng.integers(0, 30, (num, num_coordinates))
-        if num_coordinates == 4:  # most sound and long, so that many are near
-            shapes_NK[: num // 2, :2], shapes_NK[: num // 2, 2:] = shapes_NK[: num // 2, :2] // 4, 29
+    for _ in range(100):
+        scenes = [random_scene(rng, kind) for _ in range(4)]
+        shapes = read_shapes([said for said, _ in scenes], scenes[0][1])
+        num = sum(len(said.labels) for said, _ in scenes)
         family_N = rng.integers(0, 3, num)
-        near_NN = near_copies(pairwise_value(shapes_NK, shapes_NK), num_coordinates)
-        near_NN &= family_N[:, None] == family_N
-        expected = {(a, b) for a, b in zip(*np.nonzero(np.triu(near_NN, 1)), strict=True)}
-        pairs = [tuple(sorted(pair)) for pair in near_pairs(shapes_NK, family_N).tolist()]
+        first_L, second_L = np.nonzero(np.triu(family_N[:, None] == family_N, 1))
+        near_L = shapes.near(first_L, second_L)
+        expected = set(zip(first_L[near_L].tolist(), second_L[near_L].tolist(), strict=True))
+        pairs = [tuple(sorted(pair)) for pair in near_pairs(shapes, family_N).tolist()]
         assert len(pairs) == len(set(pairs))
         assert set(pairs) == expected
         found += len(pairs)
-    assert found > 1000
+    assert found > 300
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "polygon", "keypoints"])
+def test_being_near_is_mutual(random_scene: SceneMaker, kind: str) -> None:
+    """So the order in which a pair is written makes no difference."""
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        answer, truth = random_scene(rng, kind)
+        shapes = read_shapes([answer], truth)
+        first_L, second_L = (pairs.ravel() for pairs in np.indices([len(answer.labels)] * 2))
+        np.testing.assert_array_equal(shapes.near(first_L, second_L), shapes.near(second_L, first_L))
 
 
 def test_groups_are_the_connected_components() -> None:
@@ -46,15 +63,17 @@ def test_groups_are_the_connected_components() -> None:
     shuffled = rng.permutation(60)
     graphs = [chain_NN, chain_NN[np.ix_(shuffled, shuffled)]]
     graphs += [rng.random((num, num)) < density for num in (1, 5, 30) for density in (0.0, 0.02, 0.1, 1.0)]
+    graphs += [rng.random((40, 40)) < 0.03 for _ in range(200)]
     for graph in graphs:
         near_NN = graph | graph.T
         np.fill_diagonal(near_NN, False)
-        root_N = group_roots(near_NN)
+        root_N = group_roots(np.argwhere(np.triu(near_NN)), len(near_NN))
         assert root_N.tolist() == _components(near_NN)
         assert num_copies(root_N) == len(root_N) - len(set(root_N.tolist()))
 
 
 def test_no_shapes_have_no_groups() -> None:
     """The empty answer needs no case of its own."""
-    assert near_pairs(np.zeros((0, 4)), np.zeros(0)).shape == (0, 2)
-    assert group_roots(np.zeros((0, 0), dtype=np.bool_)).shape == (0,)
+    nothing = read_shapes([], Truth((), np.zeros((0, 4)), ()))
+    assert near_pairs(nothing, np.zeros(0, dtype=np.int64)).shape == (0, 2)
+    assert group_roots(np.zeros((0, 2), dtype=np.int64), 0).shape == (0,)

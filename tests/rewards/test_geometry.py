@@ -1,10 +1,20 @@
-"""IoU and closeness against slow references, and what a box without area is worth."""
+"""Boxes and points against slow references, and what a box without area is worth."""
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rewards.geometry import NEAR_BINS, near_copies, pairwise_closeness, pairwise_iou, pairwise_value
+from rewards import Truth
+from rewards.geometry import (
+    GRID_SPAN_BINS,
+    paired_iou,
+    pairwise_closeness,
+    pairwise_iou,
+    pairwise_nearness,
+    points_in_boxes,
+)
+from rewards.values import Boxes, Points
+from rex_rl.codec import GRID_STEPS
 
 
 def _random_boxes(rng: np.random.Generator, num: int) -> np.ndarray:
@@ -39,12 +49,25 @@ def test_a_box_without_area_overlaps_nothing_not_even_itself() -> None:
 
 
 @pytest.mark.parametrize(("num_a", "num_b"), [(0, 0), (0, 3), (3, 0)])
-@pytest.mark.parametrize("num_coordinates", [2, 4])
-def test_empty_shapes_are_kept(num_a: int, num_b: int, num_coordinates: int) -> None:
+def test_empty_shapes_are_kept(num_a: int, num_b: int) -> None:
     """(0, B) stays (0, B), so that no caller needs a case of its own."""
-    value_AB = pairwise_value(np.zeros((num_a, num_coordinates)), np.zeros((num_b, num_coordinates)))
-    assert value_AB.shape == (num_a, num_b)
-    assert value_AB.dtype == np.float64
+    for function, width in ((pairwise_iou, 4), (pairwise_closeness, 2)):
+        value_AB = function(np.zeros((num_a, width)), np.zeros((num_b, width)))
+        assert value_AB.shape == (num_a, num_b)
+        assert value_AB.dtype == np.float64
+
+
+def test_the_grid_is_the_codec_s() -> None:
+    """Layers forbid the import, so a test holds the two numbers together."""
+    assert GRID_SPAN_BINS == GRID_STEPS
+
+
+def test_paired_iou_is_the_diagonal() -> None:
+    """To the last bit, odd boxes included; IoU is symmetric to the last bit too."""
+    rng = np.random.default_rng(3)
+    first_L4, second_L4 = _random_boxes(rng, 60), _random_boxes(rng, 60)
+    np.testing.assert_array_equal(paired_iou(first_L4, second_L4), np.diag(pairwise_iou(first_L4, second_L4)))
+    np.testing.assert_array_equal(pairwise_iou(first_L4[:7], second_L4), pairwise_iou(second_L4, first_L4[:7]).T)
 
 
 def test_iou_does_not_change_when_an_axis_is_scaled() -> None:
@@ -75,16 +98,38 @@ def test_closeness_falls_with_the_distance_and_ends_at_fifty_bins() -> None:
 
 def test_near_copies_include_five_bins_and_exclude_an_iou_of_seven_tenths() -> None:
     """The limits themselves: a distance of exactly 5 is near, an IoU of exactly 0.7 is not."""
-    offsets = np.array([[NEAR_BINS, 0], [3, 4], [0, NEAR_BINS], [4, 4], [5.001, 0]])
-    closeness_A1 = pairwise_closeness(offsets, [[0, 0]])
-    assert near_copies(closeness_A1, 2)[:, 0].tolist() == [True, True, True, False, False]
-    iou_A1 = pairwise_iou([[0, 0, 10, 7], [0, 0, 100, 71], [0, 0, 1000, 700]], [[0, 0, 10, 10]])
-    assert iou_A1[0, 0] == 0.7
-    assert not near_copies(iou_A1, 4)[0, 0]
-    assert near_copies(pairwise_iou([[0, 0, 100, 71]], [[0, 0, 100, 100]]), 4)[0, 0]
+    points_N2 = np.array([[0, 0], [5, 0], [3, 4], [0, 5], [4, 4], [6, 0]], dtype=np.float64)
+    truth = Truth((), np.zeros((0, 2)), ())
+    first_L, second_L = np.zeros(5, dtype=np.int64), np.arange(1, 6)
+    near_L = Points.beside(points_N2, truth).near(first_L, second_L)
+    assert near_L.tolist() == [True, True, True, False, False]
+    boxes_N4 = np.array([[0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 100, 100], [0, 0, 100, 71]], dtype=np.float64)
+    assert pairwise_iou(boxes_N4[:1], boxes_N4[1:2])[0, 0] == 0.7
+    boxes = Boxes(boxes_N4, Truth((), np.zeros((0, 4)), ()))
+    assert boxes.near(np.array([0, 2]), np.array([1, 3])).tolist() == [False, True]
 
 
-def test_an_unknown_geometry_is_refused_by_name() -> None:
-    """Polygons have no value yet: an error, never a reward."""
-    with pytest.raises(ValueError, match="6 coordinates"):
-        pairwise_value(np.zeros((1, 6)), np.zeros((1, 6)))
+def test_points_on_the_side_of_a_box_are_inside() -> None:
+    """All four sides and corners belong to it, the next bin does not."""
+    inside = [[10, 20], [30, 20], [10, 40], [30, 40], [20, 20], [10, 30], [20, 30]]
+    outside = [[9, 30], [31, 30], [20, 19], [20, 41]]
+    assert points_in_boxes([*inside, *outside], [[10, 20, 30, 40]])[:, 0].tolist() == [True] * 7 + [False] * 4
+    assert points_in_boxes(np.zeros((0, 2)), np.zeros((3, 4))).shape == (0, 3)
+
+
+def test_nearness_by_hand() -> None:
+    """Union 2 of an enclosing 3: GIoU -1/3; centres 2 apart in a diagonal of sqrt(10). Odd boxes are near nothing."""
+    box, other, odd = [0, 0, 1, 1], [2, 0, 3, 1], [1, 0, 0, 1]
+    giou_AB, centre_AB = pairwise_nearness([box, odd], [box, other, odd])
+    np.testing.assert_allclose(giou_AB, [[1.0, (1 - 1 / 3) / 2, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(centre_AB, [[1.0, 1 - 4 / 10, 0.0], [0.0, 0.0, 0.0]])
+
+
+def test_nearness_lies_between_nothing_and_equality() -> None:
+    """In [0, 1] for any boxes; 1 only for equal ones; GIoU never above IoU."""
+    rng = np.random.default_rng(4)
+    boxes_A4, truth_B4 = _random_boxes(rng, 200), _random_boxes(rng, 100)
+    giou_AB, centre_AB = pairwise_nearness(boxes_A4, truth_B4)
+    assert min(giou_AB.min(), centre_AB.min()) >= 0.0
+    assert max(giou_AB.max(), centre_AB.max()) <= 1.0
+    assert (2 * giou_AB - 1 <= pairwise_iou(boxes_A4, truth_B4) + 1e-12).all()

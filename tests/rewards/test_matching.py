@@ -5,7 +5,15 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rewards.matching import UNMATCHED, best_assignment, best_total, group_values, match, totals_without
+from rewards.matching import (
+    UNMATCHED,
+    best_assignment,
+    best_total,
+    first_choices,
+    group_values,
+    match,
+    totals_without,
+)
 
 
 def _exhaustive(value_NB: np.ndarray) -> float:
@@ -71,3 +79,40 @@ def test_an_exact_copy_cannot_serve_a_second_truth() -> None:
     found = match(value_NB, np.array([0, 0]))
     assert found.total == 1.0
     assert found.truth_N.tolist() == [0, UNMATCHED]
+
+
+def test_first_choices_that_nobody_contests_are_the_best_matching() -> None:
+    """For stacks of small matrices: contested exactly where two rows' first best truth is the same, else optimal."""
+    rng = np.random.default_rng(3)
+    plain = 0
+    for _ in range(200):
+        num_true = int(rng.integers(0, 6))
+        stack_G = [rng.random((num, num_true)) * (rng.random((num, num_true)) < 0.4) for num in rng.integers(0, 5, 6)]
+        ends = np.cumsum([0, *map(len, stack_G)]).tolist()
+        choice_A, best_A, contested_G = first_choices(np.concatenate(stack_G), ends)
+        for value_NB, start, contested in zip(stack_G, ends[:-1], contested_G, strict=True):
+            rows = slice(start, start + len(value_NB))
+            wanted = [int(row.argmax()) if row.any() else UNMATCHED for row in value_NB]
+            assert choice_A[rows].tolist() == wanted
+            assert best_A[rows].tolist() == value_NB.max(axis=1, initial=0.0).tolist()
+            taken = [truth for truth in wanted if truth != UNMATCHED]
+            assert contested == (len(taken) > len(set(taken)))
+            if not contested:
+                plain += 1
+                assert best_A[rows].sum() == pytest.approx(best_total(value_NB))
+    assert plain > 200
+
+
+def test_a_group_is_worth_the_best_of_its_members() -> None:
+    """Against the definition, for random groups named by their first member."""
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        value_NB = _random_values(rng)
+        root_N = np.arange(len(value_NB))
+        for shape in range(1, len(root_N)):
+            if rng.random() < 0.5:
+                root_N[shape] = root_N[rng.integers(shape)]
+        group_NB = group_values(value_NB, root_N)
+        for shape, root in enumerate(root_N.tolist()):
+            expected_B = value_NB[root_N == shape].max(axis=0) if root == shape else np.zeros(value_NB.shape[1])
+            assert group_NB[shape].tolist() == expected_B.tolist()

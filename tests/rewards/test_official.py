@@ -1,7 +1,7 @@
 """`paper` and `official` against hand-computed tables, and the laws they break.
 
 Sources: [P] arXiv 2510.12798 section 4.2.3; [R] Rex-Omni repository at 478e44f, verl/configs/reward_func.py, whose
-behaviour was measured by running that file.
+behaviour was measured by running that file: [R] rows without a formula are such measurements.
 """
 
 from types import SimpleNamespace
@@ -63,6 +63,11 @@ TABLE = {
     "wrong label": ([("a", BOX)], [("b", BOX)], (), 0.0, 0.0),
     "wrong label closer": ([("a", BOX)], [("b", BOX), ("a", HALF)], (), 0.0, 2 * 0.5 * 0.25 / 0.75),
     "wrong label as close": ([("a", BOX)], [("b", BOX), ("a", BOX)], (), 2 / 3, 2 * 1.0 * 0.5 / 1.5),
+    # [R] measured on an answer with a three-number box before a good one: its reader ignores commas, so it takes the
+    # four numbers [three, first of the good one] for a box and drops the rest: 0. Read box by box, the good one
+    # counts and the other is a fault ("read by the codec"); [P] does not say how to read.
+    "three numbers, read by the codec": ([("a", BOX)], [("a", BOX)], ("bad_count",), 1.0, 1.0),
+    "three numbers, read by the released code": ([("a", BOX)], [("a", [700, 600, 800, 100])], (), 0.0, 0.0),
     # [R] its parser sorts swapped corners and drops a box without area; [P] as written: IoU 0, still a prediction.
     "swapped corners": ([("a", BOX)], [("a", [300, 300, 100, 100])], ("swapped_corners",), 0.0, 1.0),
     "a box without area": ([("a", BOX)], [("a", BOX), ("a", [5, 5, 5, 9])], ("zero_area",), 2 / 3, 1.0),
@@ -113,18 +118,53 @@ def test_both_ignore_format_and_truncation_in_the_total_but_report_them() -> Non
     for name in ("paper", "official"):
         scores = score_group([answer], truth, weights=RewardWeights(), name=name)
         assert scores.total_G[0] == scores.terms_G[name][0]
-        assert scores.terms_G["format"][0] == scores.terms_G["truncated"][0] == 1.0
+        assert scores.terms_G["format"][0] == scores.terms_G["truncated"][0] == scores.terms_G["rejection"][0] == 1.0
         assert scores.terms_G["duplicates"][0] == 1.0
         assert scores.terms_G["f1"][0] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("name", ["paper", "official"])
-def test_points_take_the_paper_formula_with_closeness(name: str) -> None:
-    """25 bins off is worth 0.5: 2 * 0.5 / (1 + 1); a copy makes it 2 * 0.5 / 3."""
+def test_points_without_a_mask_take_the_paper_formula_with_closeness(name: str) -> None:
+    """Neither source has one: 25 bins off is worth 0.5, so 2 * 0.5 / (1 + 1); a copy makes it 2 * 0.5 / 3."""
     truth = Truth(("a",), np.array([[100, 100]]), ("a",))
-    answers = [
-        SimpleNamespace(labels=("a",) * copies, bins_NK=np.array([[125, 100]] * copies), faults=(), absent=())
-        for copies in (1, 2)
-    ]
+    answers = [_points("a", [[125, 100]] * copies) for copies in (1, 2)]
     scores = score_group(answers, truth, weights=RewardWeights(), name=name)
     assert scores.total_G.tolist() == pytest.approx([0.5, 1 / 3])
+
+
+def _points(label: str, points: list[list[int]]) -> Said:
+    bins_NK = np.array(points, dtype=np.int64).reshape(-1, 2)
+    return SimpleNamespace(labels=(label,) * len(points), bins_NK=bins_NK, faults=(), absent=())
+
+
+POINT_TABLE = {
+    # name: (said points of label a, paper, official), two true boxes of label a that overlap in x 200..300.
+    # [P] r_j = 1 if any prediction of the label lies in j; F1 = 2 * sum r / (n + m). [R] point_in_box: in the order of
+    # the truths, each takes the first free point inside it, one-to-one; F1 of taken / m and taken / n.
+    "both": ([[150, 150], [350, 150]], 1.0, 1.0),
+    "one": ([[150, 150]], 2 / 3, 2 / 3),
+    "one, twice": ([[150, 150]] * 2, 2 / 4, 2 / 4),
+    "one in both": ([[250, 150]], 2 * 2 / 3, 2 / 3),
+    "both, but the shared one first": ([[250, 150], [150, 150]], 1.0, 2 * 1 / 4),
+    "outside": ([[900, 900]], 0.0, 0.0),
+    "nothing": ([], 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("case", POINT_TABLE)
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_point_table_by_hand(case: str, name: str) -> None:
+    """Points in boxes; masks go the same way. Greedy, `official` can miss the best (the shared point first)."""
+    points, paper, official = POINT_TABLE[case]
+    boxes_N4 = np.array([[100, 100, 300, 200], [200, 100, 400, 200]])
+    truth = Truth(("a", "a"), np.array([[150, 150], [350, 150]]), ("a",), boxes_N4=boxes_N4)
+    total_G = score_group([_points("a", points)], truth, weights=RewardWeights(), name=name).total_G
+    assert total_G[0] == pytest.approx({"paper": paper, "official": official}[name])
+
+
+def test_recognised_text_is_the_paper_s_category() -> None:
+    """[P] for OCR the category is the text: another letter is another label, worth nothing."""
+    truth = Truth(("exit",), np.array([BOX]), ("word",), reads_text=True)
+    for text, expected in (("exit", 1.0), ("exist", 0.0)):
+        scores = score_group([_said([(text, BOX)])], truth, weights=RewardWeights(), name="paper")
+        assert scores.total_G[0] == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rewards.records import RewardWeights
-from rewards.terms import PENALTIES, count_error, excess, f1, is_giant, is_malformed, shape_terms, surplus
+from rewards.terms import PENALTIES, count_error, excess, f1, is_giant, is_malformed, rejection, shape_terms, surplus
 
 Names = tuple[str, ...]
 
@@ -40,27 +40,33 @@ def test_count_error_has_a_sign_and_no_weight() -> None:
 
 
 def test_giant_is_more_than_95_percent_of_the_grid() -> None:
-    """The full grid is 999 x 999 bins; a point and a box with both corners swapped are never giant."""
-    boxes_N4 = [[0, 0, 999, 999], [0, 0, 999, 950], [0, 0, 999, 949], [999, 999, 0, 0]]
-    assert is_giant(boxes_N4).tolist() == [True, True, False, False]
-    assert is_giant(np.zeros((2, 2))).tolist() == [False, False]
+    """The full grid is 999 x 999 bins."""
+    assert is_giant([999 * 999, 999 * 950, 999 * 949, 0]).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
-    ("faults", "absent", "empty_categories", "expected"),
+    ("faults", "expected"),
+    [((), False), (("truncated",), False), (("zero_area",), True), (("truncated", "unknown_label"), True)],
+)
+def test_malformed_by_hand(faults: Names, expected: bool) -> None:
+    """A fault other than truncation, which has a term of its own."""
+    assert is_malformed(faults) is expected
+
+
+@pytest.mark.parametrize(
+    ("absent", "empty_categories", "expected"),
     [
-        ((), (), (), False),
-        (("truncated",), (), (), False),  # has a term of its own
-        (("zero area",), (), (), True),
-        (("truncated", "unknown label"), (), (), True),
-        ((), ("cat",), ("cat",), False),
-        ((), ("cat",), ("cat", "dog"), True),  # dog is owed a None
-        ((), ("cat", "dog"), (), False),  # None for a category with a truth: recall's business
+        ((), (), 0.0),
+        (("cat",), ("cat",), 0.0),
+        ((), ("cat",), 1.0),
+        (("cat",), ("cat", "dog"), 0.5),  # dog is owed a None
+        (("cat", "dog"), (), 0.0),  # None for a category with a truth: recall's business
+        (("unicorn",), ("cat", "dog"), 1.0),
     ],
 )
-def test_malformed_by_hand(faults: Names, absent: Names, empty_categories: Names, expected: bool) -> None:
-    """A fault other than truncation, or a missing `None`."""
-    assert is_malformed(faults, absent, empty_categories) is expected
+def test_rejection_by_hand(absent: Names, empty_categories: Names, expected: float) -> None:
+    """The share of the `None`s owed that were not said."""
+    assert rejection(absent, empty_categories) == expected
 
 
 def test_terms_of_arrays_are_the_terms_of_their_elements() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -20,6 +21,8 @@ from PIL import Image
 from rex_rl import cli, launch, run_report
 from rex_rl.config import config_reference, load_config
 from rex_rl.errors import ConfigError, RolloutError
+from rex_rl.prediction import Prediction, question_about
+from rex_rl.types import Shapes
 
 Rex = Callable[..., tuple[int, str, str]]
 CONFIG = """
@@ -31,10 +34,18 @@ SAID = {
     "image": "x.png",
     "width": 100,
     "height": 50,
-    "objects": [{"label": "red circle", "bbox": [10.0, 5.0, 40.0, 30.0]}],
+    "task": "detection",
+    "objects": [{"label": "red circle", "bbox": [10.01, 5.01, 40.04, 29.98]}],
     "absent": ["blue square"],
     "faults": [],
 }
+SHAPES = Shapes(
+    labels=("red circle",),
+    bins_NK=np.array([[100, 100, 400, 599]]),
+    spans_N2=np.array([[0, 5]]),
+    faults=("truncated",),
+    absent=("blue square",),
+)
 
 
 @pytest.fixture
@@ -144,19 +155,19 @@ def test_an_interrupt_is_status_130(root: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_standard_output_is_the_json_alone_whatever_libraries_print(root: Path) -> None:
+def test_standard_output_is_the_json_alone_whatever_libraries_print(root: Path, photo: Path) -> None:
     """Python's prints, a child process's, compiled code's and the last words at exit all go to standard error."""
     code = f"""
-    import atexit, os, subprocess
+    import atexit, os, subprocess, types
 
-    def predict(model, image, categories, task, max_answer_tokens):
+    def predict(model, question, max_answer_tokens):
         print("INFO: engine started")
         os.write(1, b"from compiled code\\n")
         subprocess.run(["echo", "from a worker"], check=True)
         atexit.register(lambda: os.write(1, b"last words\\n"))
-        return {SAID!r}
+        return types.SimpleNamespace(as_json=lambda: {SAID!r})
     """
-    words = ("predict", "--model", "m", "--image", "x.png", "--categories", "red circle")
+    words = ("predict", "--model", "m", "--image", str(photo), "--categories", "red circle")
     run = with_launcher(code, *words, root=root)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
@@ -166,7 +177,7 @@ def test_standard_output_is_the_json_alone_whatever_libraries_print(root: Path) 
 
 
 def test_help_of_every_command_says_what_it_takes(rex: Rex) -> None:
-    for words in ((), ("train",), ("config",), ("eval",), ("predict",), ("report",), ("data", "check")):
+    for words in ((), ("train",), ("config",), ("eval",), ("predict",), ("score",), ("report",), ("data", "check")):
         status, out, _ = rex(*words, "--help")
         assert status == 0
         assert out.startswith("Usage: rex-rl")
@@ -261,13 +272,14 @@ def test_config_prints_every_key_three_ways(
 def test_predict_prints_and_draws(
     rex: Rex, photo: Path, tmp_path: Path, stand_in: Callable[[str, Any], MagicMock]
 ) -> None:
-    predict = stand_in("predict", SAID)
+    question = question_about(photo, task="detection", categories=("red circle", "blue square"))
+    predict = stand_in("predict", Prediction(record=question, shapes=SHAPES))
     drawn = tmp_path / "y.png"
     words = ("--categories", " red circle, blue square,,red circle ", "--out", drawn, "--max-answer-tokens", 64)
     status, out, err = rex("predict", "--model", tmp_path, "--image", photo, *words)
     assert (status, err) == (0, "")
-    assert json.loads(out) == SAID
-    predict.assert_called_once_with(tmp_path, photo, ("red circle", "blue square"), "detection", 64)
+    assert json.loads(out) == SAID | {"image": str(photo), "faults": ["truncated"]}
+    predict.assert_called_once_with(tmp_path, question, 64)
     with Image.open(drawn) as image:
         assert len(image.getcolors(2**24)) > 1  # the photo has one colour
 
@@ -275,9 +287,20 @@ def test_predict_prints_and_draws(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--categories", " , "), "--categories = ' , ': names nothing to look for"),
-        (("--categories", "cat", "--task", "walk"), "--task = walk: should be one of detection, pointing"),
-        (("--categories", "cat", "--task", "pointing", "--out", "y.png"), "--out: draws boxes, and --task pointing"),
+        (("--categories", " , "), "--categories: names nothing to look for"),
+        (("--categories", "cat", "--task", "walk"), "--task = walk: should be one of detection, "),
+        (("--categories", "cat, dog", "--task", "gui_pointing"), "--categories = cat, dog: gui_pointing asks for one"),
+        (("--categories", "sign", "--task", "ocr_box"), "--categories = sign: ocr_box knows word, text line"),
+        (("--categories", "cat", "--task", "visual_prompting"), "--visual-prompt: needs at least one box"),
+        (("--categories", "cat", "--visual-prompt", "0,0,9,9"), "--visual-prompt: is not what detection asks by"),
+        (
+            ("--categories", "cat", "--task", "visual_prompting", "--visual-prompt", "0,0,9"),
+            "--visual-prompt = 0,0,9: should be x0,y0,x1,y1 in pixels",
+        ),
+        (
+            ("--categories", "cat", "--task", "visual_prompting", "--visual-prompt", "0,0,900,9"),
+            "--visual-prompt: [0.0, 0.0, 900.0, 9.0] reaches more than",
+        ),
         (("--categories", "cat", "--out", "y.txt"), "--out = y.txt: should end in one of .png"),
         (("--categories", "cat", "--out", "no/where/y.png"), "--out = no/where/y.png: no such folder"),
     ],
@@ -313,6 +336,31 @@ def test_report_writes_and_says_where(rex: Rex, tmp_path: Path, monkeypatch: pyt
     assert rex("report", tmp_path) == (0, f"{tmp_path}/report.html\n", "")
     write.assert_called_once_with(tmp_path)
     assert rex("report", tmp_path / "no") == (2, "", f"rex-rl: error: {tmp_path}/no: no such run folder\n")
+
+
+# score
+
+
+def test_score_prints_a_line_an_answer_and_the_means_beside(rex: Rex, tmp_path: Path) -> None:
+    """JSON alone on standard output, in the order of the answers; the means on standard error."""
+    records, answers = tmp_path / "R.jsonl", tmp_path / "A.jsonl"
+    record = {"image": "no.png", "width": 999, "height": 999, "categories": ["café"], "objects": []}
+    records.write_text("".join(json.dumps(record | {"id": id}) + "\n" for id in ("a", "b", "c")))
+    none = "<|object_ref_start|>café<|object_ref_end|><|box_start|>None<|box_end|>"
+    answers.write_text("".join(json.dumps({"id": id, "answer": none if id == "b" else ""}) + "\n" for id in ("b", "a")))
+    status, out, err = rex("score", "--records", records, "--answers", answers)
+    assert status == 0
+    assert [(line["id"], line["total"]) for line in map(json.loads, out.splitlines())] == [("b", 1.0), ("a", 0.75)]
+    assert len(err.splitlines()) == 1
+    assert err.startswith("mean of 2 answers under matched: total 0.875, f1 1, ")
+    assert err.endswith("1 of 3 records have no answer\n")
+    assert rex("score", "--records", records, "--answers", answers, "--reward", "iou") == (
+        2,
+        "",
+        "rex-rl: error: --reward = iou: should be one of matched, paper, official\n",
+    )
+    answers.write_text('{"id": "z", "answer": ""}\n')
+    assert rex("score", "--records", records, "--answers", answers)[:2] == (2, "")
 
 
 # data

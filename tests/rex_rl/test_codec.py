@@ -46,9 +46,7 @@ def record_of(objects: Sequence[tuple[str, Box]], *, size: tuple[int, int] = (10
 
 
 def decode(codec: Codec, record: Record, categories: Sequence[str]) -> Shapes:
-    return codec.decode(
-        codec.encode(record, categories), geometry=TASKS[record.task].geometry, categories=record.categories
-    )
+    return codec.decode(codec.encode(record, categories), task=TASKS[record.task], categories=record.categories)
 
 
 @st.composite
@@ -156,7 +154,7 @@ def test_categories_come_in_the_order_asked_and_absent_ones_are_none(codec: Code
         "<|object_ref_start|>owl<|object_ref_end|><|box_start|>None<|box_end|>, "
         "<|object_ref_start|>cat<|object_ref_end|><|box_start|><0><0><999><999><|box_end|>"
     )
-    shapes = codec.decode_text(text, geometry=Geometry.BOX, categories=("dog", "owl", "cat"))
+    shapes = codec.decode_text(text, task=TASKS["detection"], categories=("dog", "owl", "cat"))
     assert (shapes.labels, shapes.absent, shapes.faults) == (("dog", "cat"), ("owl",), ())
 
 
@@ -177,7 +175,7 @@ def test_an_encoded_answer_decodes_to_the_truth(
     record = record_of([(label, box) for label, (_, box) in drawn], size=(width, height))
     truth = truth_on_grid(record)
     tokens_T = codec.encode(record, record.categories or ("owl",))
-    shapes = codec.decode(tokens_T, geometry=Geometry.BOX, categories=record.categories or ("owl",))
+    shapes = codec.decode(tokens_T, task=TASKS["detection"], categories=record.categories or ("owl",))
     assert shapes.faults == ()
     said = sorted(zip(shapes.labels, shapes.bins_NK.tolist(), strict=True))
     assert said == sorted(zip(truth.labels, truth.bins_NK.tolist(), strict=True))
@@ -189,7 +187,7 @@ def test_an_encoded_answer_decodes_to_the_truth(
 def test_spans_cover_a_shape_and_the_separator_before_it(codec: Codec, vocabulary: Vocabulary) -> None:
     record = record_of([("red circle", (0.0, 0.0, 9.0, 9.0)), ("red circle", (20.0, 0.0, 29.0, 9.0))])
     tokens_T = codec.encode(record, ("red circle",))
-    shapes = codec.decode(tokens_T, geometry=Geometry.BOX, categories=("red circle",))
+    shapes = codec.decode(tokens_T, task=TASKS["detection"], categories=("red circle",))
     covered = [vocabulary.decode(tokens_T[start:end].tolist()) for start, end in shapes.spans_N2]
     assert covered == ["<|box_start|><0><0><9><9>", ",<20><0><29><9>"]
 
@@ -219,7 +217,7 @@ def test_decoding_takes_lists_and_arrays_alike(codec: Codec) -> None:
     tokens_T = codec.encode(fakes.record(boxes=2), ("cat", "dog"))
     tokens_T.setflags(write=False)
     one, other = (
-        codec.decode(tokens, geometry=Geometry.BOX, categories=("cat", "dog")) for tokens in (tokens_T, [*tokens_T])
+        codec.decode(tokens, task=TASKS["detection"], categories=("cat", "dog")) for tokens in (tokens_T, [*tokens_T])
     )
     assert one.bins_NK.tolist() == other.bins_NK.tolist()
     assert one.bins_NK.dtype == one.spans_N2.dtype == np.int64

@@ -1,5 +1,6 @@
 """Configuration: what loads, what is refused and in which words, what is written down."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_papers_settings_are_the_defaults(file: Path) -> None:
 
 def test_reward_weights_are_those_of_the_rewards_package(file: Path) -> None:
     """The configuration's default weights and the reward's own are the same, by name and value."""
-    assert RewardWeights(**load_config(file).reward.weights.model_dump()) == RewardWeights()
+    assert load_config(file).reward.weights.model_dump() == asdict(RewardWeights())
 
 
 @pytest.mark.parametrize("text", ["1e-6", "1E-6", "0.000001", "1.0e-06"])
@@ -80,6 +81,20 @@ def test_later_overrides_win_and_leave_neighbours_alone(file: Path) -> None:
         ("learner.deepspeed.bf16.enabled=true", "bf16 is set by model.dtype"),
         ("learner.deepspeed.zero_optimization.stage=4", "stage should be 0, 1, 2 or 3"),
         ("data.images=photos", "`data.train: shapes` brings its own"),
+        ("reward.custom.size=team:size", "reward.custom.size.function = team:size: not on the list reward.allow"),
+        ("reward.custom.f1=team:size", "reward.custom.f1: a term of that name exists"),
+        ("reward.custom.size=team size", "should be package.module:function or an entry point"),
+        (
+            "reward.custom.size={function: size, low: 1}",
+            "reward.custom.size.low = 1: not below reward.custom.size.high",
+        ),
+        ("reward.custom.size={function: size, wieght: 1}", "unknown key reward.custom.size.wieght"),
+        ("reward.custom.Size=size", "reward.custom.Size"),
+        ("reward.task_weights.walking.f1=1", "reward.task_weights.walking: no such task; known are detection"),
+        ("reward.task_weights.pointing.f2=1", "reward.task_weights.pointing.f2: no such term; known are f1, "),
+        ("reward.task_weights.pointing.surplus=-1", "a penalty is subtracted already"),
+        ("reward.task_weights.pointing.f1=.inf", "reward.task_weights.pointing.f1 = inf: should be"),
+        ("reward.canaries.every=-1", "reward.canaries.every = -1: should be greater than or equal to 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_limit_and_its_place(file: Path, override: str, expected: str) -> None:
@@ -126,6 +141,39 @@ def test_the_resolved_config_loads_to_the_same(file: Path, tmp_path: Path) -> No
     assert load_config(copy) == config
 
 
+def test_own_reward_terms_and_task_weights_are_kept_as_they_were_given(file: Path, tmp_path: Path) -> None:
+    """A function alone stands for a section with its defaults; both forms load again from the run's folder."""
+    config = load_config(
+        file,
+        [
+            "reward.allow=[team, other.terms:colour]",
+            "reward.custom.size=team.terms:size",
+            "reward.custom.colour={function: other.terms:colour, weight: -2, low: -1, high: 3}",
+            "reward.custom.shape={function: installed-name, weight: 0}",
+            "reward.task_weights.pointing={size: 0.5, duplicates: 1}",
+        ],
+    )
+    assert config.reward.custom["size"].model_dump() == {
+        "function": "team.terms:size",
+        "weight": 1.0,
+        "low": 0.0,
+        "high": 1.0,
+    }
+    assert config.reward.custom_weights_of("pointing") == {"size": 0.5, "colour": -2.0, "shape": 0.0}
+    assert config.reward.custom_weights_of("detection") == {"size": 1.0, "colour": -2.0, "shape": 0.0}
+    assert config.reward.weights_of("pointing") == config.reward.weights_of("detection") | {"duplicates": 1.0}
+    copy = tmp_path / "config.yaml"
+    copy.write_text(dump_config(config))
+    assert load_config(copy) == config
+
+
+@pytest.mark.parametrize("extra", ["reward.custom.size=size", "reward.task_weights.pointing.f1=2"])
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_a_published_formula_stays_alone(file: Path, name: str, extra: str) -> None:
+    """Weights and own terms would be ignored beside it, so they are refused."""
+    assert f"reward.name = {name} is a formula alone" in refusal(file, f"reward.name={name}", extra)
+
+
 def test_an_environment_variable_is_never_copied_into_the_resolved_config(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,11 +192,12 @@ def test_the_reference_explains_every_key() -> None:
 
 
 def _leaves(values: dict[str, object], prefix: str = "") -> list[str]:
-    """Dotted keys of nested sections; a DeepSpeed block is one value."""
+    """Dotted keys of nested sections; a DeepSpeed block and what a user names is one value."""
     keys = []
+    whole = ("deepspeed", "custom", "task_weights")
     for name, value in values.items():
         key = prefix + name
-        keys += _leaves(value, f"{key}.") if isinstance(value, dict) and name != "deepspeed" else [key]
+        keys += _leaves(value, f"{key}.") if isinstance(value, dict) and name not in whole else [key]
     return keys
 
 

@@ -15,6 +15,7 @@ from rex_rl.draw import (
     Series,
     box_kinds,
     count_kinds,
+    draw_objects,
     draw_predictions,
     drawing_scale,
     line_chart,
@@ -23,6 +24,9 @@ from rex_rl.draw import (
     smooth,
 )
 from rex_rl.evaluation import ImageResult
+from rex_rl.sheet import Sheet
+from rex_rl.tasks import TASKS, Geometry
+from rex_rl.types import Object
 
 GREY = (90, 90, 90)
 
@@ -137,6 +141,52 @@ def test_names_stand_beside_one_another() -> None:
         drawn = draw_predictions(Image.new("RGB", (500, 500), GREY), labels, np.array([FOUND] * len(labels)))
         is_dark = np.asarray(drawn).max(axis=2) < 50
         assert (is_dark[35:45].any(), is_dark[155:165].any()) == (above, below)
+
+
+SEEN = dict.fromkeys(TASKS["keypoint_hand"].keypoints) | {"wrist": (250.0, 300.0), "thumb1": (350.0, 300.0)}
+
+
+@pytest.mark.parametrize(
+    ("thing", "places", "free"),
+    [
+        (Object(label="", bbox=(100, 100, 400, 400)), [(100, 250), (400, 250), (250, 400)], [(250, 250)]),
+        (Object(label="", point=(200, 200)), [(200, 200)], [(200, 240), (240, 200)]),
+        (Object(label="", polygon=((100, 100), (400, 100), (100, 400))), [(250, 100), (250, 250)], [(400, 400)]),
+        (Object(label="", bbox=(100, 100, 400, 400), keypoints=SEEN), [(100, 250), (250, 300), (350, 300)], [(0, 0)]),
+    ],
+)
+def test_every_geometry_is_drawn_where_it_is(
+    thing: Object, places: list[tuple[int, int]], free: list[tuple[int, int]]
+) -> None:
+    """Its colour at its sides, vertices' edges or points, and nothing of it elsewhere; unseen points are not drawn."""
+    drawn = draw_objects(Image.new("RGB", (500, 500), GREY), [thing])
+    colour = ImageColor.getrgb(LABEL_COLOURS[0])
+
+    def near(place: tuple[int, int]) -> set[object]:
+        x, y = place
+        return {drawn.getpixel((i, j)) for i in range(max(x - 2, 0), x + 3) for j in range(max(y - 2, 0), y + 3)}
+
+    assert all(colour in near(place) for place in places)
+    assert not any(colour in near(place) for place in free)
+
+
+def test_a_visual_prompt_is_dashed() -> None:
+    """Along its side the picture shows through."""
+    drawn = draw_objects(Image.new("RGB", (500, 500), GREY), [], visual_prompt=[(100, 100, 400, 400)])
+    column = [drawn.getpixel((101, y)) for y in range(120, 380)]
+    assert {(255, 255, 255), GREY} <= set(column)
+
+
+@pytest.mark.parametrize("geometry", Geometry)
+def test_shapes_as_a_model_says_them_are_drawn(geometry: Geometry) -> None:
+    """Outside, on one spot, unseen, dashed or not: nothing raises."""
+    size = {Geometry.KEYPOINTS: 8, Geometry.POLYGON: 6}.get(geometry, geometry.size or 0)
+    for shape_K in (np.full(size, 50.0), np.linspace(-1e9, 1e9, size), np.array([1.0, 1, 9, 9, np.nan, np.nan, 5, 5])):
+        for dash in (0.0, 1.0, 4.0):
+            if geometry is Geometry.KEYPOINTS or not np.isnan(shape_K[:size]).any():
+                sheet = Sheet(Image.new("RGB", (60, 60)), None)
+                sheet.shape(shape_K[:size], geometry, LEGEND["false"], dash=dash)
+                sheet.name(shape_K[:size], "name", LEGEND["false"])
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 6))

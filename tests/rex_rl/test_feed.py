@@ -1,12 +1,14 @@
 """The feed: oldest first, never staler than allowed, resumable by one number, and honest about failures."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rex_rl.config_schema import GrpoConfig
 from rex_rl.data import PromptStream
 from rex_rl.errors import RolloutError, StalenessError
-from rex_rl.feed import FeedOptions, RolloutFeed, sampling_seed
+from rex_rl.feed import RolloutFeed, sampling_seed
 from tests import fakes
 
 PROMPTS = 4
@@ -16,7 +18,7 @@ STREAM = PromptStream(records=[fakes.record(f"r{i}") for i in range(6)], seed=0)
 def make_feed(
     pool: fakes.FakePool, *, max_staleness: int = 0, max_failed_fraction: float = 0.5, num_steps: int = 2000
 ) -> RolloutFeed:
-    options = FeedOptions(
+    settings = GrpoConfig(
         num_steps=num_steps,
         prompts_per_step=PROMPTS,
         group_size=3,
@@ -24,9 +26,8 @@ def make_feed(
         max_answer_tokens=99,
         max_staleness=max_staleness,
         max_failed_fraction=max_failed_fraction,
-        seed=5,
     )
-    return RolloutFeed(pool, STREAM, options)
+    return RolloutFeed(pool, STREAM, settings, seed=5)
 
 
 def run(feed: RolloutFeed, pool: fakes.FakePool, *, first: int, last: int) -> list[tuple[int, list[str], int]]:
@@ -58,7 +59,7 @@ def test_groups_come_in_the_streams_order_and_within_the_bound(max_staleness: in
 
 
 @given(st.integers(0, 3), st.integers(0, 10))
-@settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 def test_a_resumed_feed_goes_on_where_it_was(max_staleness: int, version: int) -> None:
     """At version v the first v * P prompts are used, whatever was in flight when the run stopped."""
     pool = fakes.FakePool()

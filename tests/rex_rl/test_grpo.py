@@ -11,7 +11,7 @@ from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.config import GrpoConfig
 from rex_rl.data import PromptStream
 from rex_rl.errors import NonFiniteError
-from rex_rl.feed import FeedOptions, RolloutFeed
+from rex_rl.feed import RolloutFeed
 from rex_rl.interfaces import Progress
 from rex_rl.types import TrainGroup
 from tests import fakes
@@ -34,20 +34,11 @@ class Run:
         self.sync = fakes.FakeSync(self.events, self.pool)
 
     def train(self) -> "Run":
-        options = FeedOptions(
-            num_steps=self.config.num_steps,
-            prompts_per_step=PROMPTS,
-            group_size=ANSWERS,
-            temperature=self.config.temperature,
-            max_answer_tokens=self.config.max_answer_tokens,
-            max_staleness=self.config.max_staleness,
-            max_failed_fraction=self.config.max_failed_fraction,
-            seed=0,
-        )
         grpo.train(
             self.config,
-            feed=RolloutFeed(self.pool, STREAM, options),
+            feed=RolloutFeed(self.pool, STREAM, self.config, seed=0),
             rewards=fakes.FakeRewards(self.events),
+            canaries=fakes.FakeCanaries(),
             learner=self.learner,
             sync=self.sync,
             progress=self.progress,

@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_masks
 
 from rex_rl.errors import DataError
 from rex_rl.record_checks import text
 from rex_rl.records import RecordSet, check_report, read_records
+from rex_rl.tasks import TASKS
 
 GOOD: dict[str, Any] = {
     "id": "000042",
@@ -119,9 +122,11 @@ def test_a_bad_record_is_named_by_field_and_reason_and_skipped(
     ("thing", "expected"),
     [
         (
-            {"bbox": [1, 2, 3, 4]},
-            "point: missing in object 1, which has bbox: not the geometry of pointing",
+            {"polygon": [[1, 2], [3, 4], [5, 9]]},
+            "point: missing in object 1, which has polygon: not the geometry of pointing",
         ),
+        ({"bbox": [9, 2, 3, 4]}, "bbox: x1 3 <= x0 9"),
+        ({"bbox": [1, 2, 3, 4], "point": [4, 3]}, "point: [4, 3] lies outside its bbox [1, 2, 3, 4]"),
         ({"point": [1]}, "point: [1] is not [x, y]"),
         ({"point": [1, None]}, "point: None is not a finite number"),
         ({"point": [1, 481.5]}, "point: [1, 481.5] lies more than 1 pixel outside its 640x480 image"),
@@ -162,3 +167,121 @@ def test_a_label_that_the_tokenizer_would_take_for_a_mark_is_refused(name: str) 
     """Written into a prompt it would crash the learner (image tokens without an image) or end the answer."""
     with pytest.raises(DataError, match="holds the special token"):
         text({"label": name}, "label")
+
+
+BOX = [100, 100, 200, 200]
+TRIANGLE = [[100, 100], [200, 100], [200, 200]]
+FULL = {"size": [480, 640], "counts": [0, 640 * 480]}
+PERSON = {"bbox": BOX, "keypoints": {"nose": [150, 120], "left eye": None}}
+OBJECTS: dict[str, dict[str, Any]] = {
+    "detection": {"bbox": BOX},
+    "pointing": {"point": [1, 2]},
+    "visual_prompting": {"bbox": BOX},
+    "keypoint_person": PERSON,
+    "ocr_box": {"bbox": BOX},
+    "ocr_polygon": {"polygon": TRIANGLE},
+}
+
+
+def of_task(task: str, thing: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A record of a task with one object."""
+    asked = {"categories": ["word"]} if TASKS[task].reads_text else {"categories": ["cat"]}
+    things = [{"label": "cat"} | (OBJECTS[task] if thing is None else thing)]
+    return GOOD | {"task": task, "objects": things, "visual_prompt": [BOX]} | asked | fields
+
+
+def reason(tmp_path: Path, fields: dict[str, Any]) -> str:
+    """Why the one record is refused; "" where it is not."""
+    found = read(write(tmp_path, fields), task=fields["task"])
+    return "".join(f"{bad.field}: {bad.reason}" for bad in found.bad)
+
+
+@pytest.mark.parametrize("task", OBJECTS)
+def test_a_task_refuses_what_is_not_its_geometry(tmp_path: Path, task: str) -> None:
+    """At load and by name, whichever other geometry an object brings; its own is read."""
+    assert reason(tmp_path, of_task(task)) == ""
+    for other in ({"bbox": BOX}, {"point": [1, 2]}, {"polygon": TRIANGLE}, {"keypoints": {"nose": [1, 2]}}):
+        (name,) = other
+        if name not in OBJECTS[task] and not (task == "pointing" and name == "bbox"):
+            missing = {"keypoint_person": "keypoints", "pointing": "point", "ocr_polygon": "polygon"}.get(task, "bbox")
+            told = reason(tmp_path, of_task(task, other))
+            assert told.startswith(f"{missing}: missing in object 1")
+            assert (f"which has {name}: not the geometry of {task}" in told) == (
+                not (task == "keypoint_person" and name == "bbox")
+            )
+
+
+@pytest.mark.parametrize(
+    ("task", "thing", "expected"),
+    [
+        ("ocr_polygon", {"polygon": [[1, 2], [3, 4]]}, "polygon: [[1, 2], [3, 4]] is not a list of three or more [x, "),
+        ("ocr_polygon", {"polygon": "1 2"}, "polygon: '1 2' is not a list of three or more [x, y]"),
+        ("ocr_polygon", {"polygon": [[1, 2], [3, 4], [5]]}, "polygon: [5] is not [x, y]"),
+        ("ocr_polygon", {"polygon": [[1, 2], [3, 4], [5, 6]]}, "polygon: [[1, 2], [3, 4], [5, 6]] has no area"),
+        ("ocr_polygon", {"polygon": [[1, 2], [3, 4], [5, 999]]}, "polygon: [5, 999] lies more than 1 pixel outside"),
+        ("keypoint_person", PERSON | {"bbox": None}, "bbox: missing in object 1"),
+        ("keypoint_person", PERSON | {"keypoints": [1]}, "keypoints: [1] is not an object of names and [x, y]"),
+        ("keypoint_person", PERSON | {"keypoints": {"tail": [1, 2]}}, "keypoints: 'tail' is none of nose, left eye, "),
+        ("keypoint_person", PERSON | {"keypoints": {"nose": None}}, "keypoints: none can be seen"),
+        ("keypoint_person", PERSON | {"keypoints": {}}, "keypoints: none can be seen"),
+        ("keypoint_person", PERSON | {"keypoints": {"nose": [1]}}, "keypoints: [1] is not [x, y]"),
+        ("keypoint_person", PERSON | {"keypoints": {"nose": [1, 999]}}, "keypoints: [1, 999] lies more than 1 pixel"),
+        ("pointing", {"mask": "abc"}, 'mask: \'abc\' is not an object of "size" and "counts"'),
+        ("pointing", {"mask": {"size": [480, 640]}}, "mask: {'size': [480, 640]} is not an object of"),
+        ("pointing", {"mask": FULL | {"size": [640, 480]}}, "mask: size [640, 480] is not [height, width] of its 640x"),
+        ("pointing", {"mask": FULL | {"counts": [307200]}}, "mask: nothing is inside"),
+        ("pointing", {"mask": FULL | {"counts": [5, 5]}}, "mask: runs of 10 pixels, expected 307200"),
+        ("pointing", {"mask": FULL | {"counts": [-1, 5]}}, "mask: run length -1 is not between 0 and 307200"),
+        ("pointing", {"mask": FULL | {"counts": "z~"}}, "mask: "),
+        ("pointing", {"mask": FULL | {"counts": ""}}, "mask: no run length"),
+        ("pointing", {"mask": FULL | {"counts": "\u00e9"}}, "mask: "),
+    ],
+)
+def test_a_bad_geometry_is_named(tmp_path: Path, task: str, thing: dict[str, Any], expected: str) -> None:
+    assert reason(tmp_path, of_task(task, thing)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "expected"),
+    [
+        ("visual_prompting", {"visual_prompt": None}, "visual_prompt: missing, and visual_prompting asks by it"),
+        ("visual_prompting", {"visual_prompt": []}, "visual_prompt: [] is not a list with at least one box"),
+        ("visual_prompting", {"visual_prompt": [[9, 2, 3, 4]]}, "visual_prompt: x1 3 <= x0 9"),
+        ("visual_prompting", {"visual_prompt": [[1, 2]]}, "visual_prompt: [1, 2] is not [x0, y0, x1, y1]"),
+        ("visual_prompting", {"categories": ["cat", "dog"]}, "categories: visual_prompting asks for one at a time"),
+        ("ocr_box", {"categories": ["letter"]}, "categories: 'letter' is not one of word, text line"),
+        ("ocr_box", {"categories": None}, "categories: missing"),
+        ("ocr_box", {"objects": [{"label": "<12>", "bbox": BOX}]}, "label: '<12>' holds the special token <12>"),
+        ("keypoint_person", {"categories": ["cat", "cat2"]}, "categories: 'cat2' would read as one 'cat' of several"),
+        ("detection", {"visual_prompt": "nonsense"}, ""),
+    ],
+)
+def test_what_a_task_asks_with_is_checked(tmp_path: Path, task: str, change: dict[str, Any], expected: str) -> None:
+    told = reason(tmp_path, of_task(task, **change))
+    assert told.startswith(expected) if expected else not told
+
+
+def test_masks_are_read_in_both_forms_of_coco(tmp_path: Path) -> None:
+    """A list of run lengths and the compressed text are the same mask, which pycocotools agrees on."""
+    pixels_HW = np.zeros((480, 640), dtype=np.uint8)
+    pixels_HW[100:200, 300:500] = 1
+    compressed = coco_masks.encode(np.asfortranarray(pixels_HW))
+    runs = np.diff(np.flatnonzero(np.diff(pixels_HW.T.ravel(), prepend=0, append=2))).tolist()
+    first = int(pixels_HW.T.ravel().argmax())
+    forms = ([first, *runs[: len(runs)]], compressed["counts"].decode())
+    found = []
+    for counts in forms:
+        fields = of_task("pointing", {"mask": {"size": [480, 640], "counts": counts}})
+        (record,) = read(write(tmp_path, fields), task="pointing").records
+        found.append(record.objects[0].mask)
+    assert found[0] == found[1]
+    assert found[0] is not None
+    assert found[0].size == (640, 480)
+
+
+def test_unseen_key_points_are_all_there_in_the_tasks_order(tmp_path: Path) -> None:
+    (record,) = read(write(tmp_path, of_task("keypoint_person")), task="keypoint_person").records
+    keypoints = record.objects[0].keypoints
+    assert keypoints is not None
+    assert tuple(keypoints) == TASKS["keypoint_person"].keypoints
+    assert {name: xy for name, xy in keypoints.items() if xy is not None} == {"nose": (150.0, 120.0)}

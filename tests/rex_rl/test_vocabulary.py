@@ -6,9 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from rex_rl.errors import ModelError
-from rex_rl.vocabulary import ANSWER_END, COORDINATE_TOKENS, IMAGE_PAD, NUM_BINS, Vocabulary, load_vocabulary
+from rex_rl.vocabulary import (
+    ANSWER_END,
+    COORDINATE_TOKENS,
+    IMAGE_PAD,
+    NUM_BINS,
+    Vocabulary,
+    load_vocabulary,
+    text_of,
+)
 
 Change = Callable[[dict], None]
 
@@ -100,3 +110,16 @@ def test_pieces_are_the_ids_both_ways(vocabulary: Vocabulary) -> None:
 @pytest.mark.parametrize("text", ["red circle, None", "naïve “quotes” 猫", "<|box_start|><0><999>, <1><2><|box_end|>"])
 def test_text_comes_back(vocabulary: Vocabulary, text: str) -> None:
     assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_joined_texts_say_what_the_tokenizer_says(vocabulary: Vocabulary, text: str) -> None:
+    """One letter a byte, so that a letter whose bytes stand in several tokens comes back whole."""
+    assume(text.encode(errors="replace").decode() == text)
+    ids = vocabulary.encode(text)
+    assert text_of("".join(vocabulary.texts[token_id] for token_id in ids)) == vocabulary.decode(ids)
+
+
+def test_every_byte_has_a_token_of_its_own(vocabulary: Vocabulary) -> None:
+    assert {chr(byte) for byte in range(256)} <= set(vocabulary.texts)

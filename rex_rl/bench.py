@@ -1,0 +1,61 @@
+"""What a bench prints: figures, each beside the baseline measured in the same run.
+
+Machines are shared and noisy, so a speed means nothing without the ratio. Rounds of the two alternate, and the best
+round of each counts: noise only ever adds time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One measured value; `ratio` is baseline / value where less is better, so more than 1 is a gain."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None
+    """The same work by the way that `baseline_name` says, in the same unit."""
+    ratio: float | None
+    meaning: str
+    """What was measured, and what the baseline is."""
+
+    def as_json(self) -> dict[str, object]:
+        """The fields a `--json` line holds."""
+        fields = asdict(self)
+        del fields["meaning"]
+        return fields
+
+
+def time_ms(work: Callable[[], object], baseline: Callable[[], object], *, rounds: int) -> tuple[float, float]:
+    """Best wall-clock milliseconds of `work` and of `baseline` over alternating rounds, after one warm-up of each."""
+    best_s = [float("inf"), float("inf")]
+    work(), baseline()
+    for _ in range(rounds):
+        for i, call in enumerate((work, baseline)):
+            begun = time.perf_counter()
+            call()
+            best_s[i] = min(best_s[i], time.perf_counter() - begun)
+    return best_s[0] * 1e3, best_s[1] * 1e3
+
+
+def faster(
+    name: str, work: Callable[[], object], baseline: Callable[[], object], *, meaning: str, rounds: int, per: int = 1
+) -> Figure:
+    """A figure in milliseconds; `per` divides both sides, such as by the number of answers."""
+    value_ms, baseline_ms = (total / per for total in time_ms(work, baseline, rounds=rounds))
+    return Figure(
+        name=name, value=value_ms, unit="ms", baseline=baseline_ms, ratio=baseline_ms / value_ms, meaning=meaning
+    )
+
+
+def lines(figures: Sequence[Figure]) -> list[str]:
+    """A Markdown table of figures."""
+    rows = ["| figure | value | baseline | ratio | what |", "|---|---|---|---|---|"]
+    for one in figures:
+        baseline = "" if one.baseline is None else f"{one.baseline:.3g} {one.unit}"
+        ratio = "" if one.ratio is None else f"{one.ratio:.3g}"
+        rows.append(f"| {one.name} | {one.value:.3g} {one.unit} | {baseline} | {ratio} | {one.meaning} |")
+    return rows

@@ -1,0 +1,142 @@
+"""`rex-rl bench rewards`: how long it takes to score answers, on one core, from token ids to every term.
+
+The baselines are the published ways: plain Python loops over all pairs of boxes (the released reward_func.py works so),
+and masks decoded to pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from rewards.compose import RewardWeights, score_group
+from rewards.masks import Mask
+from rewards.records import Truth
+from rex_rl.bench import Figure, faster
+from rex_rl.codec import Codec
+from rex_rl.model_folder import SHIPPED_BASE
+from rex_rl.tasks import TASKS
+from rex_rl.types import Shapes
+from rex_rl.vocabulary import load_vocabulary
+
+CATEGORIES = ("red circle", "blue square")
+GROUP_SIZE = 8
+GROWTH = (5, 10, 20, 50, 100, 200, 400)
+"""Boxes said and true of the growth table."""
+MASK_SIZE = (1920, 1080)
+ROUNDS = 7
+
+
+def bench_rewards() -> list[Figure]:
+    """The figures of issue "Every task of Rex-Omni": three fixed cases, then growth with the number of boxes."""
+    rng = np.random.default_rng(0)
+    codec = Codec(load_vocabulary(SHIPPED_BASE))
+    return [
+        _from_tokens(rng, codec, num_answers=512, num_boxes=20),
+        _from_boxes(rng, num_boxes=100, name="rewards_100x100_ms"),
+        _points(rng, num=50),
+        *(_from_boxes(rng, num_boxes=num, name=f"rewards_{num}x{num}_ms") for num in GROWTH if num != 100),
+    ]
+
+
+def _from_tokens(rng: np.random.Generator, codec: Codec, *, num_answers: int, num_boxes: int) -> Figure:
+    truths = [_truth(rng, num_boxes) for _ in range(num_answers // GROUP_SIZE)]
+    tokens_PG = [[_answer_tokens(rng, codec, truth) for _ in range(GROUP_SIZE)] for truth in truths]
+
+    def decode(tokens_G: list[np.ndarray]) -> list[Shapes]:
+        return codec.decode_group(tokens_G, task=TASKS["detection"], categories=CATEGORIES)
+
+    def score() -> None:
+        for truth, tokens_G in zip(truths, tokens_PG, strict=True):
+            score_group(decode(tokens_G), truth, weights=RewardWeights(), credit="none")
+
+    said_PG = [decode(tokens_G) for tokens_G in tokens_PG]
+
+    def loop() -> None:
+        for truth, said_G in zip(truths, said_PG, strict=True):
+            for said in said_G:
+                _looped_reward(said, truth)
+
+    meaning = (
+        f"{num_answers} answers of {num_boxes} boxes, token ids to all terms; baseline: loops, decoding not counted"
+    )
+    return faster(f"rewards_{num_answers}x{num_boxes}_ms", score, loop, meaning=meaning, rounds=ROUNDS)
+
+
+def _from_boxes(rng: np.random.Generator, *, num_boxes: int, name: str) -> Figure:
+    truth = _truth(rng, num_boxes)
+    said_G = [_jittered(rng, truth) for _ in range(GROUP_SIZE)]
+    return faster(
+        name,
+        lambda: score_group(said_G, truth, weights=RewardWeights(), credit="none"),
+        lambda: [_looped_reward(said, truth) for said in said_G],
+        meaning=f"one answer of {num_boxes} boxes against {num_boxes}, all terms; baseline: loops",
+        rounds=ROUNDS if num_boxes <= 100 else 2,
+        per=GROUP_SIZE,
+    )
+
+
+def _points(rng: np.random.Generator, *, num: int) -> Figure:
+    width, height = MASK_SIZE
+    masks = tuple(_blob(rng) for _ in range(num))
+    points_N2 = rng.integers(0, 1000, size=(num, 2))
+    labels = ("cat",) * num
+    said = Shapes(labels=labels, bins_NK=points_N2, spans_N2=np.zeros((num, 2), dtype=np.int64), faults=())
+
+    def score() -> None:
+        truth = Truth(labels, points_N2, ("cat",), geometry="point", masks=masks)
+        score_group([said], truth, weights=RewardWeights(), credit="none")
+
+    def decode_to_pixels() -> None:
+        for mask in masks:
+            pixels_HW = coco_masks.decode({"size": [height, width], "counts": mask.counts})
+            for x, y in points_N2:
+                pixels_HW[min(int(y / 999 * height), height - 1), min(int(x / 999 * width), width - 1)]
+
+    meaning = f"{num} points against {num} masks of 1080p, from compressed run lengths, nothing kept; baseline: decoded"
+    return faster(f"points_{num}_masks_ms", score, decode_to_pixels, meaning=meaning, rounds=3)
+
+
+def _truth(rng: np.random.Generator, num: int) -> Truth:
+    """Boxes of two categories, of 20 to 100 bins a side, anywhere."""
+    near_N2, sides_N2 = rng.integers(0, 890, size=(num, 2)), rng.integers(20, 100, size=(num, 2))
+    labels = tuple(CATEGORIES[i] for i in rng.integers(len(CATEGORIES), size=num))
+    return Truth(labels, np.concatenate([near_N2, near_N2 + sides_N2], axis=1), CATEGORIES)
+
+
+def _jittered(rng: np.random.Generator, truth: Truth) -> Shapes:
+    """The truth, every side off by a few bins: what a trained model says."""
+    bins_N4 = np.clip(truth.bins_NK + rng.integers(-4, 5, size=truth.bins_NK.shape), 0, 999)
+    return Shapes(
+        labels=truth.labels, bins_NK=bins_N4, spans_N2=np.zeros((len(truth.labels), 2), dtype=np.int64), faults=()
+    )
+
+
+def _answer_tokens(rng: np.random.Generator, codec: Codec, truth: Truth) -> np.ndarray:
+    said = _jittered(rng, truth)
+    return codec.encode_shapes(said.labels, said.bins_NK, CATEGORIES)
+
+
+def _blob(rng: np.random.Generator) -> Mask:
+    """A filled ellipse of some hundred pixels' radius, as compressed run lengths."""
+    width, height = MASK_SIZE
+    rows_H1, columns_1W = np.ogrid[:height, :width]
+    (x, y), (a, b) = rng.uniform((200, 200), (width - 200, height - 200)), rng.uniform(60, 300, size=2)
+    inside_HW = ((columns_1W - x) / a) ** 2 + ((rows_H1 - y) / b) ** 2 < 1
+    return Mask(size=MASK_SIZE, counts=coco_masks.encode(np.asfortranarray(inside_HW, dtype=np.uint8))["counts"])
+
+
+def _looped_reward(said: Shapes, truth: Truth) -> float:
+    """Best IoU of the same label for every truth and every said box, by plain loops over all pairs; their F1."""
+    boxes: Sequence[list[int]] = said.bins_NK.tolist()
+    truths: Sequence[list[int]] = truth.bins_NK.tolist()
+    best_said, best_true = [0.0] * len(boxes), [0.0] * len(truths)
+    for i, (label, (ax0, ay0, ax1, ay1)) in enumerate(zip(said.labels, boxes, strict=True)):
+        for j, (name, (bx0, by0, bx1, by1)) in enumerate(zip(truth.labels, truths, strict=True)):
+            if label != name:
+                continue
+            inter = max(0, min(ax1, bx1) - max(ax0, bx0)) * max(0, min(ay1, by1) - max(ay0, by0))
+            iou = inter / ((ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - inter)
+            best_said[i], best_true[j] = max(best_said[i], iou), max(best_true[j], iou)
+    precision, recall = sum(best_said) / len(boxes), sum(best_true) / len(truths)
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,101 @@
+"""What a model said about one image: in pixels, as JSON and as a picture, for every task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rex_rl.codec import objects_of
+from rex_rl.draw import draw_objects
+from rex_rl.errors import UserError
+from rex_rl.geometry_checks import box
+from rex_rl.images import image_size, open_image
+from rex_rl.records import object_fields
+from rex_rl.tasks import TASKS, Task
+from rex_rl.types import Box, Object, Record, Shapes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """A question about an image, as a record without objects, and the answer."""
+
+    record: Record
+    shapes: Shapes
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """What was said, in pixels of the image."""
+        return objects_of(self.shapes, TASKS[self.record.task], self.record.size)
+
+    def as_json(self) -> dict[str, Any]:
+        """Image, objects as record files hold them (to a hundredth of a pixel), absent categories, faults."""
+        return {
+            "image": self.record.image,
+            "width": self.record.width,
+            "height": self.record.height,
+            "task": self.record.task,
+            "objects": [_rounded(object_fields(thing)) for thing in self.objects],
+            "absent": list(self.shapes.absent),
+            "faults": list(self.shapes.faults),
+        }
+
+    def draw(self, out: Path) -> None:
+        """Draw the answer into an image file; raises UserError where it cannot be written."""
+        drawn = draw_objects(open_image(self.record.image), self.objects, self.record.visual_prompt)
+        try:
+            drawn.save(out)
+        except OSError as error:
+            raise UserError(f"--out = {out}: cannot be written: {error.strerror or error}") from error
+
+
+def question_about(
+    image: Path, *, task: str, categories: tuple[str, ...], visual_prompt: tuple[str, ...] = ()
+) -> Record:
+    """A record that asks about an image, from what a command line says.
+
+    Raises:
+        UserError: an unknown task, no category or one too many, a visual prompt that is missing, too much, or no box.
+    """
+    if task not in TASKS:
+        raise UserError(f"--task = {task}: should be one of {', '.join(TASKS)}")
+    about = TASKS[task]
+    if not categories:
+        raise UserError("--categories: names nothing to look for")
+    if about.is_single and len(categories) > 1:
+        raise UserError(f"--categories = {', '.join(categories)}: {task} asks for one at a time")
+    if about.choices and not set(categories) <= set(about.choices):
+        raise UserError(f"--categories = {', '.join(categories)}: {task} knows {', '.join(about.choices)}")
+    width, height = image_size(image)
+    return Record(
+        id=image.name,
+        image=str(image.absolute()),
+        task=task,
+        categories=categories,
+        objects=(),
+        width=width,
+        height=height,
+        source=str(image),
+        visual_prompt=_example_boxes(visual_prompt, about, (width, height)),
+    )
+
+
+def _example_boxes(texts: tuple[str, ...], task: Task, size: tuple[int, int]) -> tuple[Box, ...]:
+    if task.takes_examples != bool(texts):
+        what = "needs at least one box" if task.takes_examples else f"is not what {task.name} asks by"
+        raise UserError(f"--visual-prompt: {what}")
+    boxes = []
+    for text in texts:
+        try:
+            corners = [float(number) for number in text.split(",")]
+            x0, y0, x1, y1 = corners
+            boxes.append(box([x0, y0, x1, y1], size, "--visual-prompt"))
+        except ValueError as error:
+            raise UserError(f"--visual-prompt = {text}: should be x0,y0,x1,y1 in pixels ({error})") from error
+    return tuple(boxes)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return round(value, 2) if isinstance(value, float) else value

@@ -1,0 +1,39 @@
+"""One configuration's reward, for reward workers and canaries alike: `rewards` with the weights of a task, plus the
+user's own terms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rewards import GroupScores, RewardWeights, Truth, score_group
+from rex_rl.config_reward import RewardConfig
+from rex_rl.custom_terms import load_terms
+from rex_rl.types import Shapes
+
+
+class RewardRule:
+    """What an answer is worth under a configuration. Can be sent to another process that can import the same terms."""
+
+    def __init__(self, reward: RewardConfig) -> None:
+        """Raises ConfigError where a term of the user's own cannot be imported."""
+        self._config, self._terms = reward, load_terms(reward)
+
+    @property
+    def name(self) -> str:
+        """A key of `rewards.REWARDS`."""
+        return self._config.name
+
+    def score(self, said_G: Sequence[Shapes], truth: Truth, *, task: str, credit: str = "none") -> GroupScores:
+        """Rewards of the answers to one prompt: `rewards.score_group`, each term of the user's own under its name.
+
+        The gains of single shapes are those of the built-in terms: a function is asked about whole answers only.
+        Raises RunError where a function gives what is no reward.
+        """
+        weights = RewardWeights(**self._config.weights_of(task))
+        scores = score_group(said_G, truth, weights=weights, name=self._config.name, credit=credit)
+        total_G, terms_G = scores.total_G, dict(scores.terms_G)
+        own_weights = self._config.custom_weights_of(task)
+        for term in self._terms:
+            terms_G[term.name] = term.values(said_G, truth)
+            total_G = total_G + own_weights[term.name] * terms_G[term.name]
+        return replace(scores, total_G=total_G, terms_G=terms_G)

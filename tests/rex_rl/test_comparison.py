@@ -1,0 +1,81 @@
+"""Comparisons: GRPO's gain beside that of as much more SFT, and a control that differs in nothing but its length."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rex_rl.comparison import compare, control_config, table
+from rex_rl.config import dump_config, load_config
+from rex_rl.errors import DataError
+from rex_rl.run_folder import CONFIG, SUMMARY
+
+FIGURES = {"f1_miou": 0.5, "f1_50": 0.6, "duplicate_rate": 0.02, "recall_50": 0.5, "mean_predictions": 12.0}
+
+
+def finished_run(
+    root: Path, name: str, *, sft_f1: float, grpo_f1: float | None = None, control_f1: float | None = None
+) -> Path:
+    """A run's folder as far as a comparison reads it; its control beside it where `control_f1` is given."""
+    folder = root / name
+    folder.mkdir()
+    config = load_config(
+        Path("configs/quickstart.yaml"), [f"name={name}", f"run_root={root}", "sft.num_steps=100", "seed=7"]
+    )
+    (folder / CONFIG).write_text(dump_config(config))
+    summary = {"sft": FIGURES | {"f1_miou": sft_f1}, "wall_s": {"sft": 50.0, "grpo": 120.0}}
+    if grpo_f1 is not None:
+        summary["grpo"] = FIGURES | {"f1_miou": grpo_f1, "duplicate_rate": 0.001}
+    (folder / SUMMARY).write_text(json.dumps(summary))
+    if control_f1 is not None:
+        finished_run(root, f"{name}-control", sft_f1=control_f1)
+    return folder
+
+
+def test_a_control_trains_as_long_as_grpo_and_differs_in_nothing_else(tmp_path: Path) -> None:
+    """100 SFT steps took 50 s, so 120 s of GRPO are worth 240 of them; seed and data stay, or held-out leaks."""
+    run = finished_run(tmp_path, "a", sft_f1=0.4, grpo_f1=0.5)
+    own, control = load_config(run / CONFIG), control_config(run)
+    assert control.sft.num_steps == 240
+    assert control.name == "a-control"
+    assert control.stages == ("sft",)
+    assert control.model.path == str(run / "stages" / "sft")
+    assert (control.seed, control.data, control.evaluation) == (own.seed, own.data, own.evaluation)
+    assert control.sft.learning_rate == own.sft.learning_rate
+
+
+def test_the_table_shows_every_stage_and_the_mean_gains(tmp_path: Path) -> None:
+    runs = [
+        finished_run(tmp_path, "a", sft_f1=0.40, grpo_f1=0.46, control_f1=0.41),
+        finished_run(tmp_path, "b", sft_f1=0.40, grpo_f1=0.48, control_f1=0.43),
+    ]
+    comparisons = compare(runs)
+    assert [one.gain("f1_miou") for one in comparisons] == pytest.approx([0.06, 0.08])
+    assert [one.control_gain("f1_miou") for one in comparisons] == pytest.approx([0.01, 0.03])
+    lines = table(comparisons)
+    assert sum(line.startswith(("| a |", "| b |")) for line in lines) == 6
+    assert lines[-1] == (
+        "f1_miou gained, mean of 2: GRPO +7.00 points (+6.00, +8.00), more SFT +2.00 points (+1.00, +3.00)"
+    )
+
+
+def test_a_missing_control_is_named_and_never_counted_as_no_gain(tmp_path: Path) -> None:
+    lines = table(compare([finished_run(tmp_path, "a", sft_f1=0.40, grpo_f1=0.46)]))
+    assert lines[-1].endswith("more SFT not run (rex-rl control RUN)")
+
+
+def test_a_figure_that_is_undefined_is_shown_as_such(tmp_path: Path) -> None:
+    """A summary holds null where a figure has no value, such as the duplicate rate of a model that says nothing."""
+    run = finished_run(tmp_path, "a", sft_f1=0.4, grpo_f1=0.5)
+    summary = json.loads((run / SUMMARY).read_text())
+    summary["grpo"]["duplicate_rate"] = None
+    (run / SUMMARY).write_text(json.dumps(summary))
+    assert "| a | GRPO | 50.00 % | 60.00 % | nan % |" in table(compare([run]))[3]
+
+
+def test_unfinished_runs_are_the_users_mistake(tmp_path: Path) -> None:
+    """One line that names the file; a run of one stage has nothing to compare."""
+    with pytest.raises(DataError, match=r"summary\.json: no such file"):
+        compare([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match="both stages are needed"):
+        compare([finished_run(tmp_path, "a", sft_f1=0.4)])
