@@ -1,16 +1,20 @@
 """Make the small base model that ships with the project: it knows shapes and coordinates, not the task.
 
-    python -m rex_rl.shapes.pretrain --out rex_rl/shapes/base \\
-        --schedule dense:600,names:300,language:900,joint:600
+    python -m rex_rl.shapes.pretrain --out DIR --schedule dense:600,names:300,language:900,joint:3000
+    python -m rex_rl.shapes.pretrain --out DIR --start rex_rl/shapes/base --schedule joint:900    # train it on
 
 The base learns three things about a picture, all in plain text: where the only object of a label is, what stands at a
-point, and a description of everything from top to bottom. It has never seen a question about several of a category,
-an answer's grammar, its order from left to right, or an absent category; SFT teaches those.
+point, and a description of everything from left to right. It has never seen a question about categories, the grammar
+of an answer, or an absent category; SFT teaches those.
 
 Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
 each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
-(the linear head is thrown away); `names` and `language` train the language model on pictures the tower has looked at
-once, first where the one object of a label is, then everything; `joint` trains all of it on fresh pictures.
+(the linear head is thrown away); `names` and `language` train the language model alone, on pictures most of which the
+tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
+
+The shipped base came from several calls in that order while this file was being written (its early ones on a world of
+nine labels, with AdamW); its last three were `joint` with the defaults below. The first line above, in one go, has not
+been run.
 """
 
 import argparse
