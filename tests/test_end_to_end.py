@@ -97,7 +97,7 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
     arguments = ("--model", str(finished / "model"), "--image", str(image), "--categories", categories)
     done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "40", root=root, env={})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert set(json.loads(done.stdout)) == {"image", "width", "height", "objects", "absent", "faults"}
+    assert set(json.loads(done.stdout)) == {"image", "width", "height", "task", "objects", "absent", "faults"}
     assert out.stat().st_size > 0
 
 

@@ -3,9 +3,9 @@
     python -m rex_rl.shapes.pretrain --out DIR --schedule dense:600,names:300,language:900,joint:3000
     python -m rex_rl.shapes.pretrain --out DIR --start rex_rl/shapes/base --schedule joint:900    # train it on
 
-The base learns three things about a picture, all in plain text: where the only object of a label is, what stands at a
-point, and a description of everything from left to right. It has never seen a question about categories, the grammar
-of an answer, or an absent category; SFT teaches those.
+The base learns some things about a picture, all in plain text: where the only object of a label is, or the leftmost of
+each that the user names ("no" where there is none), what stands at a point, and a description of everything from left
+to right. It has never been asked for all objects of a label, nor seen the grammar of an answer; SFT teaches those.
 
 Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
 each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
@@ -50,7 +50,9 @@ NUM_SEEN = 3000
 BELL_BINS, LOGIT_SCALE = 4.0, 8.0
 Question = tuple[str, str]
 """(given, wanted) texts; only the wanted one is learned."""
-Ask = Callable[[np.random.Generator, Scene], list[Question]]
+Asked = tuple[str, list[Question]]
+"""(the user's turn, what is asked under it)."""
+Ask = Callable[[np.random.Generator, Scene], Asked]
 
 
 def describe(scene: Scene) -> str:
@@ -70,20 +72,29 @@ def coordinates(scene: Scene) -> list[str]:
     return ["".join(f"<{value}>" for value in bins_4) for bins_4 in bins_N4]
 
 
-def ask_names(rng: np.random.Generator, scene: Scene) -> list[Question]:
+def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
     """Where is the only object of a label; at least one question a scene, about the description if need be."""
     boxes = zip(scene.labels, coordinates(scene), strict=True)
     asked = [(f"the {label}", box) for label, box in boxes if scene.labels.count(label) == 1]
-    return asked or [("", describe(scene))]
+    return QUESTION, asked or [("", describe(scene))]
 
 
-def ask_everything(rng: np.random.Generator, scene: Scene) -> list[Question]:
-    """What is at a point, and the description."""
+def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
+    """What is at a point, the description, and where the first object of each word in the user's turn is.
+
+    The last one teaches to read: under one and the same question a model learns to ignore it.
+    """
     boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
     i = rng.integers(len(scene.labels))
     x0, y0, x1, y1 = bins_N4[i]
     x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
-    return [(f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"), ("", describe(scene))]
+    words = [str(word) for word in rng.permutation(LABELS)[: rng.integers(1, len(LABELS) + 1)]]
+    first_of = {scene.labels[at]: boxes[at] for at in np.argsort(-bins_N4[:, 0], kind="stable")}
+    return f"{QUESTION} {', '.join(words)}.", [
+        (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
+        ("first ", ", ".join(f"{word}{first_of.get(word, ' no')}" for word in words)),
+        ("", describe(scene)),
+    ]
 
 
 def distinct(scene: Scene) -> Scene:
@@ -124,13 +135,12 @@ def check_patchify(processor: ImagePreparer) -> None:
 
 
 def language_inputs(
-    asked_B: list[list[Question]], grids_B3: np.ndarray, vocabulary: Vocabulary
+    asked_B: list[Asked], grids_B3: np.ndarray, vocabulary: Vocabulary
 ) -> tuple[ForwardInputs, torch.Tensor]:
     """The questions about some scenes, and which of the answers' tokens are learned (not what is given)."""
-    prompt = vocabulary.encode(chat_prompt(QUESTION))
     layouts, learned = [], []
-    for asked, grid_3 in zip(asked_B, grids_B3, strict=True):
-        answers = []
+    for (turn, asked), grid_3 in zip(asked_B, grids_B3, strict=True):
+        prompt, answers = vocabulary.encode(chat_prompt(turn)), []
         for given, wanted in asked:
             given_ids, wanted_ids = vocabulary.encode(given), vocabulary.encode(wanted)
             answers.append(np.array([*given_ids, *wanted_ids, vocabulary.answer_end_id]))
