@@ -12,9 +12,9 @@ each, in `--schedule`): `dense` trains the vision tower alone, every image token
 (the linear head is thrown away); `names` and `language` train the language model alone, on pictures most of which the
 tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
 
-The shipped base came from several calls in that order while this file was being written (its early ones on a world of
-nine labels, with AdamW); its last three were `joint` with the defaults below. The first line above, in one go, has not
-been run.
+The shipped base came from several calls in that order while this file was being written: the early ones on a world of
+nine labels, with AdamW; the last two were `joint` with Muon for 15 minutes each, before the question about what the user
+names was added. The first line above, in one go, has not been run.
 """
 
 import argparse
