@@ -14,7 +14,7 @@ from typing import Any
 
 from rex_rl.errors import DataError
 from rex_rl.geometry_checks import box, numbers
-from rex_rl.record_checks import Checks, declared_size, identity, text
+from rex_rl.record_checks import Checks, declared_size, identity, spoken, text
 from rex_rl.records import BadRecord, RecordSet, bad_record, make_checks, read_records
 from rex_rl.types import Object, Record
 
@@ -139,7 +139,7 @@ def _names(categories: list[Any], file: str) -> dict[int | str, str]:
         try:
             if not isinstance(category, dict) or type(category.get("id")) not in (int, str):
                 raise DataError("id: missing")
-            names[category["id"]] = text(category, "name")
+            names[category["id"]] = spoken(text(category, "name"), "name")
         except DataError as error:
             raise DataError(f"{file}: category {place}: {error}") from error
     return names

@@ -70,13 +70,19 @@ def text(fields: dict[str, Any], key: str) -> str:
     return _text(value, key)
 
 
+def spoken(value: object, field: str) -> str:
+    """A text that stands in questions and answers: no part of it may read as a mark, an image or a coordinate."""
+    checked = _text(value, field)
+    if (special := _SPECIAL.search(checked)) is not None:
+        raise DataError(f"{field}: {checked!r:.60} holds the special token {special.group()}")
+    return checked
+
+
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{field}: {value!r:.60} is not text")
     if not value.strip():
         raise DataError(f"{field}: empty")
-    if (special := _SPECIAL.search(value)) is not None:  # it would be read as a mark, an image or a coordinate
-        raise DataError(f"{field}: {value!r:.60} holds the special token {special.group()}")
     if not value.isascii():
         try:
             value.encode()
@@ -121,7 +127,7 @@ def asked_categories(fields: dict[str, Any], objects: Sequence[Object], task: Ta
         value = list(labels)
     if not isinstance(value, list) or not value:
         raise DataError(f"categories: {value!r:.60} is not a list with at least one name")
-    categories = dict.fromkeys(_text(name, "categories") for name in value)
+    categories = dict.fromkeys(spoken(name, "categories") for name in value)
     if len(categories) < len(value):
         raise DataError("categories: a name stands twice")
     for label in labels:
@@ -195,7 +201,7 @@ def _require_geometry(thing: dict[str, Any], task: Task, place: int) -> None:
 
 
 def _object(thing: dict[str, Any], task: Task, size: tuple[int, int]) -> Object:
-    label = text(thing, "label")
+    label = spoken(thing["label"], "label")  # its absence was refused above
     given = {name: thing[name] for name in _NEEDED[task.geometry] if thing.get(name) is not None}
     read: dict[str, Any] = {}
     if "bbox" in given:

@@ -13,8 +13,8 @@ each, in `--schedule`): `dense` trains the vision tower alone, every image token
 tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
 
 The shipped base came from several calls in that order while this file was being written: the early ones on a world of
-nine labels, with AdamW; the last two were `joint` with Muon for 15 minutes each, before the question about what the user
-names was added. The first line above, in one go, has not been run.
+nine labels, with AdamW; the last two were `joint` with Muon for 15 minutes each, before the question about what the
+user names was added. The first line above, in one go, has not been run.
 """
 
 import argparse
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
 QUESTION = "Describe the picture."
+TURNS = (f"{QUESTION} {{}}.", "{}: where is the leftmost?", "The leftmost {}.", "Leftmost of each: {}. Then the rest.")
+NAME_START, NAME_END = "<|object_ref_start|>", "<|object_ref_end|>"
 CELLS = IMAGE_SIDE_PX // 28
 CROWDED = SceneKind(min_objects=1, column_share=0.25)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
@@ -80,19 +82,23 @@ def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
 
 
 def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
-    """What is at a point, the description, and where the first object of each word in the user's turn is.
+    """What is at a point, the description, and where the leftmost object of each name in the user's turn is.
 
-    The last one teaches to read: under one and the same question a model learns to ignore it.
+    The last one teaches to read: under one and the same question a model learns to ignore it. A name in the answer
+    stands between Qwen's own marks for one (`<|object_ref_start|>`), which a real base has seen too; under a mark of
+    ours it was learned just as well and then not used (150 SFT steps named the right label 3 times in 10).
     """
     boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
     i = rng.integers(len(scene.labels))
     x0, y0, x1, y1 = bins_N4[i]
     x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
-    words = [str(word) for word in rng.permutation(LABELS)[: rng.integers(1, len(LABELS) + 1)]]
-    first_of = {scene.labels[at]: boxes[at] for at in np.argsort(-bins_N4[:, 0], kind="stable")}
-    return f"{QUESTION} {', '.join(words)}.", [
+    names = [str(name) for name in rng.permutation(LABELS)[: rng.integers(1, len(LABELS) + 1)]]
+    leftmost = {scene.labels[at]: boxes[at] for at in np.argsort(-bins_N4[:, 0], kind="stable")}
+    named = [f"{name}{NAME_END}{leftmost.get(name, ' no')}" for name in names]
+    turn = str(rng.choice(TURNS)).format(", ".join(names))
+    return turn, [
         (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
-        ("first ", ", ".join(f"{word}{first_of.get(word, ' no')}" for word in words)),
+        (NAME_START, f", {NAME_START}".join(named)),
         ("", describe(scene)),
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 from rex_rl.errors import DataError
-from rex_rl.record_checks import text
+from rex_rl.record_checks import identity, spoken
 from rex_rl.records import RecordSet, check_report, read_records
 from rex_rl.tasks import TASKS
 
@@ -166,7 +166,12 @@ def test_whatever_a_field_holds_the_record_is_good_or_named(
 def test_a_label_that_the_tokenizer_would_take_for_a_mark_is_refused(name: str) -> None:
     """Written into a prompt it would crash the learner (image tokens without an image) or end the answer."""
     with pytest.raises(DataError, match="holds the special token"):
-        text({"label": name}, "label")
+        spoken(name, "label")
+
+
+def test_what_is_never_spoken_may_look_like_a_mark() -> None:
+    """Ids and paths stand in no prompt."""
+    assert identity({"id": "<|_|><12>"}) == "<|_|><12>"
 
 
 BOX = [100, 100, 200, 200]
