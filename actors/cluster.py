@@ -1,7 +1,8 @@
 """The actors of one run: started together, reached through the handles of pools.py, ended together."""
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -9,40 +10,65 @@ from ray.actor import ActorHandle
 
 from actors.engine import EngineOptions
 from actors.learner import LearnerRank, Seat
+from actors.monitor import Monitor
 from actors.placement import plan_actors, require_placeable
-from actors.pools import ObjectStoreSync, RayLearner, RayRewardPool, RayRolloutPool
+from actors.pools import RayLearner, RayRewardPool
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
-from rex_rl.config import Config
-from rex_rl.errors import PlacementError
+from actors.rollout_pool import RolloutPool
+from actors.weight_sync import ObjectStoreSync
+from actors.worker import FolderWeights, PoolLimits
+from rex_rl.config import Config, RolloutConfig
 from rex_rl.reward_rule import RewardRule
 
 STATUS_THREADS = 4
 """Room in a rollout worker for calls beside the prompts it answers: weight updates, status."""
-LOCAL_OBJECT_STORE_BYTES = 2**30
+SCORE_TRIES = 3
+"""Deaths of reward workers that one slice of a step survives; more are its own fault."""
 
 
 class Cluster:
     """Learner ranks, rollout workers and reward workers of a run, ready to work."""
 
-    def __init__(self, config: Config, model_folder: str, *, roles: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model_folder: str,
+        *,
+        roles: Sequence[str],
+        tell: Callable[..., None] = lambda event, **facts: None,
+    ) -> None:
+        """`tell(event, **facts)` notes what happens to the workers."""
         self._config, self._model_folder = config, model_folder
         self._actors: list[ActorHandle] = []
-        workers = {f"rollout-{i}": self._rollout_worker(f"rollout-{i}") for i in range(config.rollout.num_workers)}
-        ranks = self._learner_ranks() if "learner" in roles else []
+        self.rollouts = RolloutPool(
+            self._rollout_worker,
+            num_workers=config.rollout.num_workers,
+            limits=pool_limits(config.rollout),
+            tell=tell,
+            deterministic=config.deterministic,
+        )
         rewards = self._reward_workers() if "reward" in roles else []
-        self._wait_ready([*workers.values(), *rewards])
-        self.rollouts = RayRolloutPool(workers)
         self.rewards = RayRewardPool(rewards)
-        self.learner = RayLearner(ranks, config.learner)
+        self.learner = RayLearner(self._learner_ranks if "learner" in roles else list, config.learner)
+        self.rollouts.wait_started(config.rollout.start_timeout_s)
         self.sync = ObjectStoreSync(self.learner, self.rollouts, timeout_s=config.rollout.sync_timeout_s)
+        self.monitor = Monitor(config.name, self.rollouts, self.learner, rewards)
 
     def serve_folder(self) -> None:
         """Let the rollout workers answer with the weights of their model folder: no learner publishes others."""
-        ray.get([worker.serve_folder.remote() for worker in self.rollouts.workers.values()])
+        self.rollouts.publish(FolderWeights())
+
+    def restart_learner(self) -> None:
+        """New learner ranks for those of which one died; the rollout workers stay, and wait."""
+        begun_s = time.monotonic()
+        self.learner.restart()
+        self.rollouts.count_lost(time.monotonic() - begun_s)
 
     def close(self) -> None:
         """End every actor of this run and leave the cluster; one started here ends with it."""
+        self.monitor.close()
+        self.rollouts.close()
         for actor in self._actors:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
@@ -65,7 +91,7 @@ class Cluster:
             options={
                 "num_cpus": rollout.num_cpus,
                 "num_gpus": rollout.num_gpus,
-                "max_concurrency": max(groups_in_flight, self._config.evaluation.num_images) + STATUS_THREADS,
+                "max_concurrency": groups_in_flight + self._config.evaluation.num_images + STATUS_THREADS,
                 "runtime_env": _threads(rollout.threads),
             },
         )
@@ -110,20 +136,26 @@ class Cluster:
                 self._model_folder,
                 RewardRule(self._config.reward),
                 credit=self._config.grpo.advantage.gains,
-                options={"num_cpus": self._config.reward_workers.num_cpus, "runtime_env": _threads(1)},
+                options={
+                    "num_cpus": self._config.reward_workers.num_cpus,
+                    "runtime_env": _threads(1),
+                    "max_restarts": -1,  # it holds no state, so Ray itself may start it anew
+                    "max_task_retries": SCORE_TRIES,
+                },
             )
             for _ in range(self._config.reward_workers.num_workers)
         ]
 
-    def _wait_ready(self, actors: Sequence[ActorHandle]) -> None:
-        timeout_s = self._config.rollout.start_timeout_s
-        refs = [actor.__ray_ready__.remote() for actor in actors]
-        _, late = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
-        if late:
-            raise PlacementError(
-                f"{len(late)} of {len(refs)} workers were not ready within rollout.start_timeout_s = {timeout_s:g} s"
-            )
-        ray.get(refs)
+
+def pool_limits(rollout: RolloutConfig) -> PoolLimits:
+    """How long a rollout worker may take, and how often it may die."""
+    return PoolLimits(
+        start_timeout_s=rollout.start_timeout_s,
+        sync_timeout_s=rollout.sync_timeout_s,
+        hang_timeout_s=rollout.hang_timeout_s,
+        max_deaths_in_row=rollout.max_deaths_in_row,
+        abort_on_sync=rollout.on_sync == "abort",
+    )
 
 
 def engine_options(config: Config, model_folder: str) -> EngineOptions:

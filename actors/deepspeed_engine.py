@@ -4,6 +4,7 @@ Weights and Adam moments are read and written as whole float32 tensors by name, 
 the ZeRO stage or the number of ranks that wrote it.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from rex_rl.config import LearnerConfig, OptimiserConfig
+from rex_rl.errors import NonFiniteError
 from rex_rl.model import ForwardInputs, answer_stats
 
 PARTS = ("vision", "projector", "language")
@@ -18,6 +20,11 @@ PARTS = ("vision", "projector", "language")
 
 _PROJECTOR_PREFIX, _VISION_PREFIX = "model.visual.merger.", "model.visual."
 _ADAM_STATES = ("exp_avg", "exp_avg_sq")
+_PARTITIONS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition")
+"""Where DeepSpeed's wrappers (ZeRO 1 and 2, ZeRO 3, bfloat16) keep what Adam really steps."""
+_IS_LINKED = "_hp_optimizer_states_linked"
+_NUM_UPDATES = "num_updates"
+"""Adam's own count of steps: less than the run's where some were skipped."""
 
 
 def part_of(name: str) -> str:
@@ -101,16 +108,54 @@ class LearnerEngine:
             dist_init_required=False,
         )
 
+    @property
+    def reduces_late(self) -> bool:
+        """Whether gradients stay with their rank until :meth:`apply`, so that a step can be given up and begun anew.
+
+        ZeRO 2 and 3 reduce them during every backward pass, where a rank that fell out would leave the others waiting;
+        so does ZeRO 1 with some of its options.
+        """
+        if (stage := self.engine.zero_optimization_stage()) == 0:
+            return True
+        options = ("overlap_comm", "use_grad_accum_attribute", "cpu_offload")
+        return stage == 1 and not any(getattr(self.optimizer, option, True) for option in options)
+
+    def begin_backward(self, *, is_last: bool) -> None:
+        """Say before a micro-batch whether it is the step's last one."""
+        self.engine.set_gradient_accumulation_boundary(is_last and not self.reduces_late)
+
+    def discard(self) -> None:
+        """Forget the gradients so far."""
+        self.engine.zero_grad()
+
     def apply(self) -> float:
         """Take the optimizer step and return the gradients' global L2 norm before clipping.
 
-        DeepSpeed's plain float32 engine (stage 0) clips without keeping the norm, so there it is measured here.
+        The norm is that of gradients joined over all ranks, so that all of them see the same and do the same.
+
+        Raises:
+            NonFiniteError: it is not a number; no weight changed, and the gradients are gone.
         """
-        parameters = [parameter for _, parameter in self._trained()]
-        plain = all(_is_whole(parameter) for parameter in parameters)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) if plain else None
+        if self.reduces_late:
+            self.engine.set_gradient_accumulation_boundary(True)
+            self.engine.allreduce_gradients()
+        norm = None
+        if self.engine.zero_optimization_stage() == 0:  # the plain engine would clip with whatever the norm is
+            gradients = [p.grad for _, p in self._trained() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                self.discard()
+                raise NonFiniteError(f"gradient norm is {norm}")
         self.engine.step()
-        return float(self.engine.get_global_grad_norm() or 0.0) if norm is None else float(norm)
+        if not self.engine.was_step_applied():  # ZeRO's optimizers look at the norm themselves, and clean up
+            raise NonFiniteError("gradient norm is not a number")
+        known = self.engine.get_global_grad_norm()  # the plain engine keeps none
+        return float(known if known is not None else norm or 0.0)
+
+    def has_finite_weights(self) -> bool:
+        """Whether all weights this rank holds are numbers."""
+        held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.policy.parameters())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in held)
 
     def set_learning_rate(self, factor: float) -> None:
         """Give every part its configured rate times the schedule's factor."""
@@ -129,13 +174,15 @@ class LearnerEngine:
                 yield name, parameter.data
 
     def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(key, float32 tensor) of master weights and Adam moments; a collective where ZeRO partitions them."""
+        """(key, float32 tensor) of master weights and Adam's state; a collective where ZeRO partitions them."""
+        self._prepare_moments()
+        yield _NUM_UPDATES, torch.tensor([max(float(moments["step"]) for moments in self._adam().state.values())])
         for name, parameter in self._trained():
             yield f"weight/{name}", self._read(parameter, None)
             for key in _ADAM_STATES:
                 yield f"{key}/{name}", self._read(parameter, key)
 
-    def load_state(self, state: Mapping[str, torch.Tensor], *, num_steps: int) -> None:
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks."""
         self._prepare_moments()
         for name, parameter in self._trained():
@@ -143,7 +190,7 @@ class LearnerEngine:
             for key in _ADAM_STATES:
                 self._write(parameter, key, state[f"{key}/{name}"])
         for moments in self._adam().state.values():
-            moments["step"] = torch.as_tensor(float(num_steps))
+            moments["step"] = torch.as_tensor(float(state[_NUM_UPDATES]))
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
@@ -152,13 +199,19 @@ class LearnerEngine:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def _prepare_moments(self) -> None:
-        """Give a plain Adam that has not stepped yet its empty moments; ZeRO's wrappers make theirs at the start."""
-        for _, parameter in self._trained():
-            if _is_whole(parameter):
-                state = self._adam().state[parameter]
-                for key in _ADAM_STATES:
-                    state.setdefault(key, torch.zeros_like(parameter))
-                state.setdefault("step", torch.tensor(0.0))
+        """Give Adam empty moments where it has not stepped yet, and ZeRO 1 and 2 their view of all of them.
+
+        DeepSpeed 0.19 makes that view after the first parameter group's first step, when the other groups have none.
+        """
+        held = next((getattr(self.optimizer, name) for name in _PARTITIONS if hasattr(self.optimizer, name)), None)
+        for tensor in held or [parameter for _, parameter in self._trained()]:
+            state = self._adam().state[tensor]
+            for key in _ADAM_STATES:
+                state.setdefault(key, torch.zeros_like(tensor))
+            state.setdefault("step", torch.tensor(0.0))
+        if hasattr(self.optimizer, _IS_LINKED):
+            setattr(self.optimizer, _IS_LINKED, False)
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _read(self, parameter: torch.nn.Parameter, key: str | None) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -175,9 +228,17 @@ class LearnerEngine:
             target = parameter.data if key is None else self._adam().state[parameter][key]
             target.copy_(value.to(target.device))
         elif key is None:
-            safe_set_full_fp32_param(parameter, value)
+            safe_set_full_fp32_param(parameter, value)  # the master copy alone: what is forwarded is another
+            self._write_forwarded(parameter, value)
         else:
             safe_set_full_optimizer_state(parameter, value, key)
+
+    def _write_forwarded(self, parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
+        import deepspeed
+
+        partitioned = [parameter] if hasattr(parameter, "ds_id") else []
+        with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0, enabled=bool(partitioned)):
+            parameter.data.copy_(value.to(parameter.device))
 
 
 def _is_whole(parameter: torch.nn.Parameter) -> bool:

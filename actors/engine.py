@@ -81,6 +81,7 @@ def build_engine(options: EngineOptions) -> Any:
     from rex_rl.cpu_repair import repair
 
     repair()
+    import vllm.v1.core.sched.output as scheduled
     from vllm import EngineArgs, LLMEngine, ModelRegistry
     from vllm.config import WeightTransferConfig
     from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
@@ -90,6 +91,9 @@ def build_engine(options: EngineOptions) -> Any:
     # Registered as a class, vLLM does not inspect the model in a fresh process, where the repair above is absent.
     ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
     weight_receiver.register()
+    # vLLM 0.32 keeps an image's pixels from answers whose prompt is cached. Where a sync drops the caches, one of them
+    # has to encode the image anew, and fails without. In one process the pixels cost nothing to hand over.
+    scheduled.strip_covered_mm_data = lambda features, *rest, **named: features
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=options.model,
@@ -121,6 +125,8 @@ class EngineThread:
         self._waiting: dict[str, Future[list[Answer]]] = {}
         self._closing = False
         self._engine: Any = None
+        self.num_loops = 0
+        """Passes of the thread; an idle one still makes one every `IDLE_WAIT_S`."""
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         started: Future[None] = Future()
         self._inbox.put(lambda: _resolve(started, self._start))
@@ -148,6 +154,10 @@ class EngineThread:
         self._inbox.put(add)
         return future.result()
 
+    def abort_all(self, error: Exception) -> None:
+        """Drop every request; their callers get `error`."""
+        self.call(lambda engine: self._give_up(error))
+
     @property
     def num_unfinished(self) -> int:
         """Prompts that wait for their answers."""
@@ -164,6 +174,7 @@ class EngineThread:
 
     def _run(self) -> None:
         while not self._closing:
+            self.num_loops += 1
             busy = bool(self._waiting)
             try:
                 command = self._inbox.get(block=not busy, timeout=IDLE_WAIT_S)
@@ -182,11 +193,14 @@ class EngineThread:
                     future = self._waiting.pop(output.request_id)
                     _resolve(future, partial(_to_answers, output.outputs))
         except Exception as error:  # noqa: BLE001 - every waiting caller gets it, and the engine goes on without them
-            failed, self._waiting = self._waiting, {}
-            with contextlib.suppress(Exception):  # an engine that cannot even abort fails at its next step again
-                self._engine.abort_request(list(failed))
-            for future in failed.values():
-                future.set_exception(error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        given_up, self._waiting = self._waiting, {}
+        with contextlib.suppress(Exception):  # an engine that cannot even abort fails at its next step again
+            self._engine.abort_request(list(given_up))
+        for future in given_up.values():
+            future.set_exception(error)
 
     def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> None:
         from vllm import SamplingParams

@@ -3,8 +3,10 @@
 Axes: N answer tokens of all groups of a micro-batch.
 """
 
+import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import torch
 from ray import ObjectRef
 
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
+from actors.identity import Identity, own_identity
 from actors.weights import VISION_PREFIX, Bucket, Manifest, digest_of, fill_buckets
-from rex_rl.batch import MicroBatch
-from rex_rl.config import LearnerConfig, OptimiserConfig
-from rex_rl.errors import NonFiniteError
+from rex_rl.batch import MicroBatch, halves
+from rex_rl.checkpoints import sync_to_disk
+from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
+from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.images import open_image
 from rex_rl.loss import PolicyTerms, policy_terms
 from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_group
@@ -25,17 +29,23 @@ from rex_rl.tasks import chat_prompt
 from rex_rl.types import Mean, ScoredAnswer, TrainGroup
 from rex_rl.vocabulary import load_vocabulary
 
+STATE_WAIT_S = 0.05
+"""How long a rank may be asked whether its state is written; it does not train meanwhile."""
+_SPLIT, _HOPELESS = 1, 2
+"""A rank's verdict on a step it ran out of memory in: begin anew in halves; there is nothing to halve. The worst of
+all ranks counts."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """What a step minimises. `name` is `sft` (negative log-likelihood) or `grpo` (clipped policy loss plus KL)."""
+    """What a step minimises. `name` is `sft` (negative log-likelihood) or `grpo` (the policy loss of `rex_rl.loss`)."""
 
     name: str
     temperature: float = 1.0
     mask_tokens: bool = False
-    clip_low: float = 0.2
-    clip_high: float = 0.2
     kl_beta: float = 0.0
+    grpo: GrpoConfig | None = None
+    """What the policy loss reads of its configuration; None for `sft`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +67,12 @@ class LearnerRank:
 
     def __init__(self, config: LearnerConfig, *, bfloat16: bool) -> None:
         self._config, self._bfloat16 = config, bfloat16
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] = Future()
+
+    def identity(self) -> Identity:
+        """Process and node."""
+        return own_identity()
 
     def meeting_point(self) -> tuple[str, int]:
         """(address, free port) on this node, where the ranks can meet if this is rank 0."""
@@ -104,19 +120,81 @@ class LearnerRank:
         self._engine = LearnerEngine(policy, learner=self._config, optimiser=optimiser, bfloat16=self._bfloat16)
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate_factor: float) -> Mapping[str, Mean]:
-        """One optimizer step over this rank's micro-batches; raises NonFiniteError before any weight changes."""
+        """One optimizer step over this rank's micro-batches, in halves where memory does not suffice.
+
+        Raises:
+            NonFiniteError: on every rank, where one has a loss or they have a gradient norm that is no number; no
+                weight changed.
+            BrokenWeightsError: the same, and the weights are why.
+        """
         self._engine.set_learning_rate(learning_rate_factor)
+        plan, num_splits = list(micro_batches), 0
+        while (passed := self._pass_through(plan)) is None:
+            plan, num_splits = [half for micro_batch in plan for half in halves(micro_batch)], num_splits + 1
+        sums, fault = passed
+        try:
+            norm = self._engine.apply()
+        except NonFiniteError as error:
+            if self._worst_of_ranks(not self._engine.has_finite_weights()):
+                raise BrokenWeightsError("weights are not numbers; go on from the last checkpoint") from error
+            raise NonFiniteError(fault or str(error)) from error
+        counts = {"grad_norm": norm, "guards/oom_splits": float(num_splits)}
+        return {**sums, **{name: Mean(total=value, count=1.0) for name, value in counts.items()}}
+
+    def _pass_through(self, plan: Sequence[MicroBatch]) -> tuple[dict[str, Mean], str] | None:
+        """Forward and backward through all micro-batches: metrics, and what is wrong with the loss, or nothing.
+
+        None where a rank is out of memory and all have to begin anew with less at a time.
+        """
         sums: dict[str, Mean] = {}
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            self._engine.engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-            loss, metrics = self._loss(micro_batch)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(f"loss is {loss.item()} in micro-batch {number} of {len(micro_batches)}")
-            # DeepSpeed averages gradients over ranks; the token weights already sum to 1 over all of them.
-            self._engine.engine.backward(loss * self._seat.num_ranks)
+        fault, verdict = "", 0
+        for number, micro_batch in enumerate(plan, start=1):
+            self._engine.begin_backward(is_last=number == len(plan))
+            try:
+                loss, metrics = self._backward(micro_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                verdict = self._out_of_memory(plan)
+                break
+            if not math.isfinite(loss):
+                fault = fault or f"loss is {loss} in micro-batch {number} of {len(plan)}"
             for name, mean in metrics.items():
                 sums[name] = sums.get(name, Mean(total=0.0, count=0.0)) + mean
-        return {**sums, "grad_norm": Mean(total=self._engine.apply(), count=1.0)}
+        verdict = self._worst_of_ranks(verdict) if self._engine.reduces_late else verdict
+        if verdict == 0:
+            return sums, fault
+        self._engine.discard()
+        if self._seat.on_gpu:
+            torch.cuda.empty_cache()
+        if verdict == _HOPELESS:
+            raise RunError("out of memory with a single answer at a time on a learner rank")
+        return None
+
+    def _backward(self, micro_batch: MicroBatch) -> tuple[float, dict[str, Mean]]:
+        """Loss and metrics, the gradients added to those before.
+
+        A loss that is no number gives gradients that are none, on all ranks once they are joined: so none of them takes
+        the step.
+        """
+        loss, metrics = self._loss(micro_batch)
+        # DeepSpeed averages gradients over ranks; the token weights already sum to 1 over all of them.
+        self._engine.engine.backward(loss * (self._seat.num_ranks if torch.isfinite(loss) else math.nan))
+        return float(loss.detach()), metrics
+
+    def _out_of_memory(self, plan: Sequence[MicroBatch]) -> int:
+        if not self._engine.reduces_late:
+            raise RunError(
+                f"out of memory with learner.micro_batch_tokens = {self._config.micro_batch_tokens}: lower it, or let "
+                "it be halved by need, which takes learner.deepspeed.zero_optimization.stage 0 or 1"
+            )
+        return _SPLIT if any(len(halves(micro_batch)) > 1 for micro_batch in plan) else _HOPELESS
+
+    def _worst_of_ranks(self, verdict: int) -> int:
+        """The largest of all ranks' numbers: what one of them has seen, all act upon."""
+        worst = torch.tensor(float(verdict), device=self._device)
+        torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
+        return int(worst)
 
     def answer_logprobs(self, groups: Sequence[TrainGroup]) -> list[np.ndarray]:
         """[answers] of [T]: log-probabilities the current policy gives to given answers, under mask and temperature."""
@@ -164,18 +242,29 @@ class LearnerRank:
             save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     def save_state(self, file: str) -> None:
-        """Write master weights and Adam moments; rank 0 writes, the others take part in gathering."""
-        from safetensors.torch import save_file
+        """Copy master weights and Adam's state and begin to write them; rank 0 does, the others help to gather.
 
-        state = {key: tensor.cpu().contiguous() for key, tensor in self._engine.named_state()}
+        The copy takes their size in host memory until it is written.
+        """
+        state: dict[str, torch.Tensor] = {}
+        for key, tensor in self._engine.named_state():
+            if self._seat.rank == 0:
+                state[key] = tensor.detach().to("cpu", copy=True).contiguous()
         if self._seat.rank == 0:
-            save_file(state, file)
+            self._writing = self._writer.submit(write_state, state, Path(file))
 
-    def load_state(self, file: str, num_steps: int) -> None:
+    def state_written(self) -> bool:
+        """Whether what :meth:`save_state` began is on disk; raises CheckpointError where it cannot be."""
+        if wait([self._writing], timeout=STATE_WAIT_S).not_done:
+            return False
+        self._writing.result()
+        return True
+
+    def load_state(self, file: str) -> None:
         """Put back what :meth:`save_state` wrote."""
         from safetensors.torch import load_file
 
-        self._engine.load_state(load_file(file), num_steps=num_steps)
+        self._engine.load_state(load_file(file))
 
     def _loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Mean]]:
         groups = micro_batch.groups
@@ -196,6 +285,7 @@ class LearnerRank:
                 "clip_ratio/low": (terms.clipped_low_N, counted_N),
                 "clip_ratio/high": (terms.clipped_high_N, counted_N),
                 "sampling/logp_difference": (terms.log_ratio_N.abs(), counted_N),
+                "importance/weight": (terms.importance_N, counted_N),
             }
         reduced = {
             name: Mean(total=float((value_N.detach() * counted_N).sum()), count=float(counted_N.sum()))
@@ -208,14 +298,15 @@ class LearnerRank:
         if self._reference is not None:
             with torch.no_grad():
                 reference_N = self._stats_of(self._reference, inputs).logprobs_N
+        assert self._objective.grpo is not None
+        lengths = [scored.answer.tokens_T.size for group in groups for scored in group.answers]
         return policy_terms(
             stats.logprobs_N,
             behaviour_N=self._per_token(groups, "behaviour"),
             advantages_N=self._per_token(groups, "advantage"),
             reference_N=reference_N,
-            clip_low=self._objective.clip_low,
-            clip_high=self._objective.clip_high,
-            kl_beta=self._objective.kl_beta,
+            lengths_B=torch.tensor(lengths, device=self._device),
+            config=self._objective.grpo,
         )
 
     def _per_token(self, groups: Sequence[TrainGroup], what: str) -> torch.Tensor:
@@ -255,3 +346,27 @@ class LearnerRank:
         from rex_rl.model import answer_stats
 
         return answer_stats(network, inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch's CPU allocator has no error of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def write_state(state: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Write tensors; they are on disk when this returns.
+
+    Raises:
+        CheckpointError: they are not all numbers, or cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{key} is not finite, and would be no state to go on from")
+    try:
+        save_file(dict(state), file)
+        sync_to_disk(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {error}") from None

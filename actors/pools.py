@@ -1,9 +1,9 @@
 """Handles of the driver: they implement `rex_rl.interfaces` and hide `.remote` and `ray.get`."""
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +12,22 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from actors.identity import Identity
 from actors.learner import Objective
 from actors.weights import Manifest
-from rex_rl.batch import plan_micro_batches
+from rex_rl.batch import alone, plan_micro_batches
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig, SftConfig
-from rex_rl.errors import RolloutError, SyncError
-from rex_rl.types import Group, Mean, Prompt, Sampling, Scores, TrainGroup
+from rex_rl.errors import CheckpointError, LearnerLostError
+from rex_rl.types import Group, Mean, Scores, TrainGroup
 
-
-@dataclass(frozen=True, slots=True)
-class RolloutTicket:
-    """A submitted prompt: which worker has it, and the reference its group will come from."""
-
-    worker: str
-    ref: ObjectRef
-
-
-class RayRolloutPool:
-    """Rollout workers; a prompt goes to the one with the fewest unanswered prompts, the first of them on a tie."""
-
-    def __init__(self, workers: Mapping[str, ActorHandle]) -> None:
-        self.workers = dict(workers)
-        self._waiting: Counter[str] = Counter(dict.fromkeys(workers, 0))
-
-    def submit(self, prompt: Prompt, sampling: Sampling) -> RolloutTicket:
-        """Start answering a prompt."""
-        name = min(self.workers, key=lambda worker: self._waiting[worker])
-        self._waiting[name] += 1
-        return RolloutTicket(name, self.workers[name].generate.remote(prompt, sampling))
-
-    def result(self, ticket: RolloutTicket) -> Group:
-        """Wait for a group; whatever went wrong on the worker becomes a RolloutError with its cause."""
-        try:
-            return ray.get(ticket.ref)
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error  # the worker's own error, where it is one
-            raise RolloutError(f"{ticket.worker}: {str(cause).splitlines()[0]}") from cause
-        finally:
-            self._waiting[ticket.worker] -= 1
+FAILING_TOGETHER_S = 5.0
+"""A rank that dies breaks the others' collective, and their errors may come first: so long its death is waited for."""
+STATE_POLL_S = 0.2
+"""Between two questions to a rank whether its state is written."""
 
 
 class RayRewardPool:
-    """Reward workers; a step's groups are dealt out evenly."""
+    """Reward workers; a step's groups are dealt out evenly. Ray starts one that died anew and repeats what it had."""
 
     def __init__(self, workers: Sequence[ActorHandle]) -> None:
         self._workers = list(workers)
@@ -67,10 +41,12 @@ class RayRewardPool:
 
 
 class RayLearner:
-    """The learner's ranks as one."""
+    """The learner's ranks as one. One that dies is a LearnerLostError: `restart` makes all of them anew."""
 
-    def __init__(self, ranks: Sequence[ActorHandle], config: LearnerConfig) -> None:
-        self.ranks, self._config = list(ranks), config
+    def __init__(self, start: Callable[[], list[ActorHandle]], config: LearnerConfig) -> None:
+        self._start, self._config = start, config
+        self.ranks = start()
+        self.identities: list[Identity] = self._all("identity")
         self._model_folder = ""
         self._num_pieces = 1
 
@@ -84,9 +60,8 @@ class RayLearner:
             name="grpo",
             temperature=settings.temperature,
             mask_tokens=settings.token_mask == "specials",
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
             kl_beta=settings.kl_beta,
+            grpo=settings,
         )
         self._begin(model_folder, settings, objective)
 
@@ -97,7 +72,7 @@ class RayLearner:
     def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
         """One optimizer step over all groups, shared among the ranks; metrics are joined over ranks."""
         plan = plan_micro_batches(
-            groups,
+            groups if self._config.prefix_sharing else alone(groups),
             num_ranks=len(self.ranks),
             token_budget=self._config.micro_batch_tokens,
             num_at_least=self._num_pieces,
@@ -113,54 +88,70 @@ class RayLearner:
         """What the current policy gives to given answers; every rank computes it, the first one's counts."""
         return self._all("answer_logprobs", groups)[0]
 
-    def export_weights(self, version: int) -> tuple[Manifest, list[ObjectRef]]:
+    def export_weights(self, version: int, *, timeout_s: float) -> tuple[Manifest, list[ObjectRef]]:
         """The current weights in the object store."""
-        return self._all("export_weights", version)[0]
+        return _get([rank.export_weights.remote(version) for rank in self.ranks], timeout_s=timeout_s)[0]
 
     def save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder."""
         self._all("save_model", str(folder), like=self._model_folder)
 
-    def save_state(self, folder: Path) -> None:
-        """Write weights and optimizer state into a folder."""
+    def save_state(self, folder: Path) -> Callable[[], None]:
+        """Copy weights and optimizer state and begin to write them; what comes back waits for the file."""
         self._all("save_state", str(folder / "learner.safetensors"))
+        return partial(_wait_until_written, self.ranks[0])
 
     def load_state(self, folder: Path, num_steps: int) -> None:
-        """Put back what save_state wrote."""
-        self._all("load_state", str(folder / "learner.safetensors"), num_steps)
+        """Put back what save_state wrote; how many updates that was stands in it."""
+        self._all("load_state", str(folder / "learner.safetensors"))
+
+    def restart(self) -> None:
+        """End what is left of the ranks and start as many new ones, which hold no model yet."""
+        for rank in self.ranks:
+            ray.kill(rank)
+        self.ranks = self._start()
+        self.identities = self._all("identity")
 
     def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         return _get([getattr(rank, method).remote(*args, **kwargs) for rank in self.ranks])
 
 
-def _get(refs: Sequence[ObjectRef]) -> list[Any]:
-    """Results of all ranks; the project's own errors come back as themselves, not wrapped by Ray."""
+def _wait_until_written(rank: ActorHandle) -> None:
+    """Ask between the rank's steps, as it does one thing at a time; a rank that dies meanwhile wrote nothing whole."""
     try:
-        return ray.get(list(refs))
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause or error) from error
+        while not _get([rank.state_written.remote()])[0]:
+            time.sleep(STATE_POLL_S)
+    except LearnerLostError as error:
+        raise CheckpointError(str(error)) from error
 
 
-class ObjectStoreSync:
-    """Publishes the learner's weights to every rollout worker through Ray's object store.
+def _get(refs: Sequence[ObjectRef], *, timeout_s: float | None = None) -> list[Any]:
+    """Results of all ranks; the project's own errors come back as themselves, not wrapped by Ray.
 
-    Invariant: when `publish(version)` returns, every worker in the pool confirmed that version and its digest. New
-    prompts are dispatched only afterwards, so no answer is born stale.
+    The first death ends the wait: with nccl the others would hang in their collective.
+
+    Raises:
+        LearnerLostError: a rank died, or they did not all answer in time.
     """
+    pending, failed = list(refs), None
+    while pending:
+        done, pending = ray.wait(pending, timeout=timeout_s if failed is None else FAILING_TOGETHER_S)
+        if not done and failed is None:
+            raise LearnerLostError(f"{len(pending)} of {len(refs)} learner ranks gave no answer within {timeout_s:g} s")
+        if not done:
+            break
+        error = _error_of(done[0])
+        if isinstance(error, ray.exceptions.RayActorError):
+            raise LearnerLostError(f"a learner rank died ({type(error).__name__})") from error
+        failed = failed or error
+    if failed is not None:
+        raise (getattr(failed, "cause", None) or failed) from failed
+    return ray.get(list(refs))
 
-    def __init__(self, learner: RayLearner, pool: RayRolloutPool, *, timeout_s: float) -> None:
-        self._learner, self._pool, self._timeout_s = learner, pool, timeout_s
 
-    def publish(self, version: int) -> Mapping[str, float]:
-        """Send a version and wait until it is confirmed everywhere, at most `timeout_s`."""
-        manifest, refs = self._learner.export_weights(version)
-        pending = {worker.update_weights.remote(manifest, refs): name for name, worker in self._pool.workers.items()}
-        done, late = ray.wait(list(pending), num_returns=len(pending), timeout=self._timeout_s)
-        if late:
-            names = ", ".join(pending[ref] for ref in late)
-            raise SyncError(f"{names} did not confirm version {version} within {self._timeout_s:g} s")
-        for ref in done:
-            confirmed: Manifest = ray.get(ref)
-            if confirmed.digest != manifest.digest:
-                raise SyncError(f"{pending[ref]} confirmed version {confirmed.version} with another digest")
-        return {"sync/version": float(version), "sync/mib": manifest.num_bytes / 2**20}
+def _error_of(ref: ObjectRef) -> ray.exceptions.RayError | None:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return error
+    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from actors.identity import Identity, own_identity
 from rex_rl.codec import Codec, truth_on_grid
 from rex_rl.reward_rule import RewardRule
 from rex_rl.tasks import TASKS
@@ -14,6 +15,10 @@ class RewardWorker:
 
     def __init__(self, model_folder: str, rule: RewardRule, *, credit: str) -> None:
         self._codec, self._rule, self._credit = Codec(load_vocabulary(model_folder)), rule, credit
+
+    def identity(self) -> Identity:
+        """Process and node."""
+        return own_identity()
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         """One Scores a group, in order."""

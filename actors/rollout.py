@@ -1,30 +1,20 @@
 """A rollout worker: one vLLM engine in one process, and the weights' version it serves."""
 
-import os
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import ObjectRef
 
 from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
+from actors.identity import Identity, own_identity
 from actors.weights import Bucket, Manifest
-from rex_rl.errors import SyncError
+from actors.worker import Heartbeat
+from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, Group, Prompt, Sampling
 from rex_rl.vocabulary import Vocabulary, load_vocabulary
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerStatus:
-    """What a worker says of itself."""
-
-    name: str
-    pid: int
-    version: int
-    num_waiting: int
 
 
 class RolloutWorker:
@@ -47,23 +37,30 @@ class RolloutWorker:
         answers = ask(self._engine, self._vocabulary, prompt, sampling)
         return Group(prompt=prompt, answers=tuple(answers), worker=self.name)
 
-    def serve_folder(self) -> None:
-        """Serve the model folder's own weights, as version 0: for evaluating a folder, where no learner is."""
-        self._engine.call(lambda engine: engine.set_weight_version("0"))
-        self._version = 0
+    def serve_folder(self, manifest: Manifest) -> Manifest:
+        """Serve the model folder's own weights as that version: for judging a folder, where no learner is."""
+        self._engine.call(lambda engine: engine.set_weight_version(str(manifest.version)))
+        self._version = manifest.version
+        return manifest
 
-    def update_weights(self, manifest: Manifest, bucket_refs: list[ObjectRef]) -> Manifest:
+    def update_weights(self, manifest: Manifest, bucket_refs: list[ObjectRef], *, abort: bool = False) -> Manifest:
         """Take a version: check every bucket's digest, load it, drop what was cached under the old weights.
 
         Runs between two engine steps. Answers in flight go on with the new weights: their keys and values are
-        computed again, and every token keeps the version that wrote it.
+        computed again, and every token keeps the version that wrote it. With `abort` they are given up instead.
         """
         buckets: list[Bucket] = ray.get(bucket_refs)
         for digest, bucket in zip(manifest.digests, buckets, strict=True):
             if bucket.digest != digest or not bucket.is_intact():
                 raise SyncError(f"{self.name}: a bucket of version {manifest.version} arrived altered")
+        if abort:
+            self.abort_all()
         self._engine.call(lambda engine: self._apply(engine, manifest, buckets))
         return manifest
+
+    def abort_all(self) -> None:
+        """Give up the answers in flight; who waits for them gets an AbortedError."""
+        self._engine.abort_all(AbortedError(f"{self.name}: given up under version {self._version}"))
 
     def _apply(self, engine: Any, manifest: Manifest, buckets: list[Bucket]) -> None:
         """One closure on the engine's thread: no step ever runs on half a version."""
@@ -79,11 +76,13 @@ class RolloutWorker:
         engine.set_weight_version(str(manifest.version))
         self._version, self._vision_digest = manifest.version, manifest.vision_digest
 
-    def status(self) -> WorkerStatus:
-        """Name, process, version and queue of this worker."""
-        return WorkerStatus(
-            name=self.name, pid=os.getpid(), version=self._version, num_waiting=self._engine.num_unfinished
-        )
+    def identity(self) -> Identity:
+        """Process and node; the first call is answered once the engine is up."""
+        return own_identity()
+
+    def heartbeat(self) -> Heartbeat:
+        """Whether the engine moves, and what waits for it."""
+        return Heartbeat(num_loops=self._engine.num_loops, num_waiting=self._engine.num_unfinished)
 
 
 def ask(engine: EngineThread, vocabulary: Vocabulary, prompt: Prompt, sampling: Sampling) -> list[Answer]:

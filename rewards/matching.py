@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from rewards.geometry import FloatArray, IntArray
 
@@ -71,7 +70,7 @@ def best_total(group_value_NB: FloatArray) -> float:
     >>> best_total(np.array([[0.6, 0.5], [0.5, 0.0]]))
     1.0
     """
-    return math.fsum(group_value_NB[linear_sum_assignment(group_value_NB, maximize=True)].tolist())
+    return math.fsum(group_value_NB[_assign(group_value_NB)].tolist())
 
 
 def first_choices(value_AB: FloatArray, ends_G: Sequence[int]) -> tuple[IntArray, FloatArray, list[bool]]:
@@ -111,7 +110,7 @@ def best_assignment(group_value_NB: FloatArray) -> tuple[float, set[int]]:
     >>> best_assignment(np.array([[0.6, 0.0, 0.5], [0.5, 0.0, 0.0]]))
     (1.0, {0, 2})
     """
-    rows, columns = linear_sum_assignment(group_value_NB, maximize=True)
+    rows, columns = _assign(group_value_NB)
     values = group_value_NB[rows, columns].tolist()
     taken = {column for column, value in zip(columns.tolist(), values, strict=True) if value > 0.0}
     return math.fsum(values), taken
@@ -130,7 +129,7 @@ def totals_without(group_value_NB: FloatArray) -> tuple[float, FloatArray]:
     >>> totals_without(np.array([[0.9, 0.5], [0.8, 0.7], [0.0, 0.6]]))
     (1.6, array([1.4, 1.5, 1.6]))
     """
-    rows, columns = linear_sum_assignment(group_value_NB, maximize=True)
+    rows, columns = _assign(group_value_NB)
     values = group_value_NB[rows, columns]
     total, total_N = math.fsum(values.tolist()), np.zeros(len(group_value_NB))
     regained_B, move_N = np.zeros(group_value_NB.shape[1]), np.zeros(len(group_value_NB))
@@ -163,7 +162,7 @@ def match(value_NB: FloatArray, root_N: IntArray) -> Match:
     Match(total=1.5, truth_N=array([0, 1]))
     """
     best_NB = group_values(value_NB, root_N)
-    rows, columns = linear_sum_assignment(best_NB, maximize=True)
+    rows, columns = _assign(best_NB)
     truth_N = np.full(len(value_NB), UNMATCHED, dtype=np.int64)
     values = best_NB[rows, columns].tolist()
     for root, truth, value in zip(rows.tolist(), columns.tolist(), values, strict=True):
@@ -171,3 +170,11 @@ def match(value_NB: FloatArray, root_N: IntArray) -> Match:
             members = np.flatnonzero(root_N == root)
             truth_N[members[value_NB[members, truth].argmax()]] = truth
     return Match(math.fsum(values), truth_N)
+
+
+def _assign(value_NB: FloatArray) -> tuple[IntArray, IntArray]:
+    """Rows and their columns in a one-to-one assignment of the largest total."""
+    from scipy.optimize import linear_sum_assignment  # 0.3 s, which commands that match nothing need not wait for
+
+    rows, columns = linear_sum_assignment(value_NB, maximize=True)
+    return rows, columns

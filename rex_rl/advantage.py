@@ -4,10 +4,11 @@ Axes: G answers of a group, N shapes of one answer, T its tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from rex_rl.config_schema import AdvantageConfig
+from rex_rl.config_schema import AdvantageConfig, GrpoConfig
 from rex_rl.types import Group, ScoredAnswer, Scores, Shapes, TrainGroup
 
 STD_FLOOR = 1e-6
@@ -102,17 +103,62 @@ def token_advantages(scores: Scores, lengths_G: Sequence[int], config: Advantage
     ]
 
 
-def train_group(group: Group, scores: Scores, config: AdvantageConfig, *, num_answers: int) -> TrainGroup:
-    """A group ready to learn from; `num_answers` is the step's total, for per-sequence means (paper, equation 2)."""
-    lengths_G = [answer.tokens_T.size for answer in group.answers]
-    return TrainGroup(
-        prompt=group.prompt,
-        answers=tuple(
-            ScoredAnswer(
-                answer=answer,
-                advantages_T=advantages_T.astype(np.float32),
-                token_weight=1.0 / (num_answers * answer.tokens_T.size),
-            )
-            for answer, advantages_T in zip(group.answers, token_advantages(scores, lengths_G, config), strict=True)
-        ),
+def token_weights(lengths_B: np.ndarray, weighting: str, *, max_answer_tokens: int) -> np.ndarray:
+    """[B] what each token of each of a step's answers counts in its loss.
+
+    `sequence_mean`: 1 / (B length), every answer alike (paper, equation 2; GSPO, arXiv 2507.18071, equation 5).
+    `token_mean`: 1 / sum of lengths, every token alike (DAPO, arXiv 2503.14476, section 3.3; CISPO, arXiv 2506.13585,
+    equation 4), over the step, where they sum over a prompt's group. `constant`: 1 / (B max_answer_tokens), which
+    favours no length and keeps a token's weight from step to step (Dr. GRPO, arXiv 2503.20783, section 3).
+
+    >>> lengths_B = np.array([1, 4])
+    >>> [token_weights(lengths_B, name, max_answer_tokens=10).tolist() for name in ("sequence_mean", "token_mean")]
+    [[0.5, 0.125], [0.2, 0.2]]
+    >>> token_weights(lengths_B, "constant", max_answer_tokens=10).tolist()
+    [0.05, 0.05]
+    """
+    match weighting:
+        case "sequence_mean":
+            return 1 / (lengths_B.size * lengths_B)
+        case "token_mean":
+            return np.full(lengths_B.size, 1 / lengths_B.sum())
+        case _:
+            return np.full(lengths_B.size, 1 / (lengths_B.size * max_answer_tokens))
+
+
+def overlong_penalty(lengths_G: Sequence[int], *, max_answer_tokens: int, buffer: int) -> np.ndarray:
+    """[G] DAPO's soft punishment (arXiv 2503.14476, equation 13): 0 up to max - buffer, then linearly to -1 at max.
+
+    >>> overlong_penalty([70, 90, 100], max_answer_tokens=100, buffer=20)
+    array([ 0. , -0.5, -1. ])
+    """
+    return np.clip((max_answer_tokens - buffer - np.asarray(lengths_G)) / max(buffer, 1), -1, 0)
+
+
+def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: GrpoConfig) -> list[TrainGroup]:
+    """A step's groups ready to learn from. Token weights are shared out over the whole step."""
+    lengths_PG = [[answer.tokens_T.size for answer in group.answers] for group in groups]
+    weights_B = token_weights(
+        np.array([length for lengths_G in lengths_PG for length in lengths_G]),
+        config.token_weighting,
+        max_answer_tokens=config.max_answer_tokens,
     )
+    weights = iter(weights_B.tolist())
+    return [
+        TrainGroup(
+            prompt=group.prompt,
+            answers=tuple(
+                ScoredAnswer(answer=answer, advantages_T=advantages_T.astype(np.float32), token_weight=next(weights))
+                for answer, advantages_T in zip(group.answers, _advantages(one, lengths_G, config), strict=True)
+            ),
+        )
+        for group, one, lengths_G in zip(groups, scores, lengths_PG, strict=True)
+    ]
+
+
+def _advantages(scores: Scores, lengths_G: Sequence[int], config: GrpoConfig) -> list[np.ndarray]:
+    """Of one group, after what its answers' lengths cost them."""
+    if config.overlong_buffer:
+        cost_G = overlong_penalty(lengths_G, max_answer_tokens=config.max_answer_tokens, buffer=config.overlong_buffer)
+        scores = replace(scores, total_G=scores.total_G + cost_G)
+    return token_advantages(scores, lengths_G, config.advantage)

@@ -74,6 +74,17 @@ def pack_micro_batches(groups: Sequence[TrainGroup], *, token_budget: int, num_a
     return [MicroBatch(groups=tuple(rows)) for rows in batches]
 
 
+def halves(batch: MicroBatch) -> list[MicroBatch]:
+    """A micro-batch in two, by groups where it has several, else by answers; one answer alone stays as it is."""
+    if (count := len(batch.groups)) > 1:
+        return [MicroBatch(groups=batch.groups[: count // 2]), MicroBatch(groups=batch.groups[count // 2 :])]
+    (group,) = batch.groups
+    if (count := len(group.answers)) == 1:
+        return [batch]
+    parts = (group.answers[: count // 2], group.answers[count // 2 :])
+    return [MicroBatch(groups=(replace(group, answers=part),)) for part in parts]
+
+
 def share_among_ranks(groups: Sequence[TrainGroup], num_ranks: int) -> list[list[TrainGroup]]:
     """Deal groups to ranks so that their token counts are about even: the longest first, to the emptiest rank."""
     shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
@@ -83,6 +94,11 @@ def share_among_ranks(groups: Sequence[TrainGroup], num_ranks: int) -> list[list
         shares[rank].append(group)
         filled[rank] += packed_tokens(group)
     return shares
+
+
+def alone(groups: Sequence[TrainGroup]) -> list[TrainGroup]:
+    """Every answer as a group of its own, with its own copy of prompt and image: the plain path, without sharing."""
+    return [replace(group, answers=(scored,)) for group in groups for scored in group.answers]
 
 
 def plan_micro_batches(

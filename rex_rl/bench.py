@@ -1,9 +1,10 @@
 """What a bench prints: figures, each beside the baseline measured in the same run.
 
-Machines are shared and noisy, so a speed means nothing without the ratio. Rounds of the two alternate, and the best
-round of each counts: noise only ever adds time.
+Machines are shared and noisy, so a speed means nothing without the ratio. Rounds of the two alternate. Of short pure
+functions the best round of each counts, since noise only ever adds time; of what runs in several processes the median.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """One measured value; `ratio` is baseline / value where less is better, so more than 1 is a gain."""
+    """One measured value. `ratio` is baseline / value where less is better, so that more than 1 is a gain; of figures
+    with a bound of their own (efficiency, bandwidth, overlap, prefill) it is value / baseline.
+    """
 
     name: str
     value: float
@@ -39,6 +42,19 @@ def time_ms(work: Callable[[], object], baseline: Callable[[], object], *, round
             call()
             best_s[i] = min(best_s[i], time.perf_counter() - begun)
     return best_s[0] * 1e3, best_s[1] * 1e3
+
+
+def median_s(*works: Callable[[], object], rounds: int) -> list[float]:
+    """Median wall-clock seconds of each over alternating rounds, after one warm-up of each."""
+    for work in works:
+        work()
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for taken, work in zip(seconds, works, strict=True):
+            begun = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begun)
+    return [statistics.median(taken) for taken in seconds]
 
 
 def faster(

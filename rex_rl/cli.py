@@ -1,7 +1,7 @@
 """The command line: `rex-rl train CONFIG [key=value ..]` and its companions.
 
-Exit status: 0 done, 2 the user's mistake (one line on standard error), 130 interrupted, 1 anything else. Commands that
-print JSON print nothing else on standard output, whatever the libraries below them do.
+Exit status: 0 done, 2 the user's mistake (one line on standard error), 130 interrupted, 143 ended by SIGTERM, 1
+anything else. Commands that print JSON print nothing else on standard output, whatever the libraries below them do.
 
 `--help` has to come at once, so everything beyond Typer is imported inside the commands, and help is plain text: Rich's
 form of it takes 0.2 s more.
@@ -10,13 +10,14 @@ form of it takes 0.2 s more.
 import json
 import os
 import sys
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rex_rl.errors import ConfigError, RexError, UserError
+from rex_rl.errors import ConfigError, RexError, Stopped, UserError
 
 if TYPE_CHECKING:
     from rex_rl.config import KeyDoc
@@ -43,6 +44,8 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Keys laid over the file, such as grpo.num_steps=10."),
 ]
 Task = Annotated[str, typer.Option(help="What is asked for, such as detection or pointing.")]
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of the run; may be left out for one alone.")]
+Address = Annotated[str, typer.Option(help="Address of the Ray cluster; auto: the one of this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
@@ -50,6 +53,9 @@ def main() -> None:
     """Run the command line; the one place where an error becomes a line and an exit status."""
     try:
         app(prog_name="rex-rl")
+    except Stopped as stopped:
+        print(f"rex-rl: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_status)
     except RexError as error:
         # Ray's form of an error raised in an actor prints the actor's whole traceback; `cause` is the error itself.
         message = str(getattr(error, "cause", None) or error)
@@ -64,6 +70,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan of actors; start nothing.")
     ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on with a run under another configuration; says which keys.")
+    ] = False,
 ) -> None:
     """Train, or go on with a run that was interrupted; prints the run's folder."""
     from rex_rl.config import dump_config, load_config
@@ -77,7 +86,7 @@ def train(
         return
     from rex_rl.launch import train as launch_train
 
-    print(launch_train(loaded))
+    print(launch_train(loaded, accept_changes=accept_changes))
 
 
 @app.command()
@@ -175,6 +184,31 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, 
 
 
 @app.command()
+def status(run: RunName = None, address: Address = "auto", as_json: AsJson = False) -> None:
+    """Workers, weights, queues and loads of a running job, seen from any shell or host of its cluster."""
+    stdout = _claim_stdout()
+    from rex_rl.launch import run_status
+
+    found = run_status(address, run)
+    if as_json:
+        _print_json(found, stdout)
+    else:
+        print("\n".join(status_lines(found)), file=stdout)
+
+
+@app.command()
+def scale(
+    rollouts: Annotated[int, typer.Option(min=0, max=1024, help="Rollout workers from now on; 0 pauses the run.")],
+    run: RunName = None,
+    address: Address = "auto",
+) -> None:
+    """Change the number of rollout workers of a running job; shrinking lets them finish what they have."""
+    from rex_rl.launch import scale_run
+
+    scale_run(address, run, rollouts)
+
+
+@app.command()
 def control(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run of both stages.")]) -> None:
     """Continue a run's SFT for as long as its GRPO took, as the run NAME-control; prints that run's folder."""
     from rex_rl.launch import control as launch_control
@@ -196,20 +230,45 @@ def compare(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="rewards: scoring answers, on one core.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="rewards, learner, sync, rollout or step.")],
     as_json: AsJson = False,
+    shapes: Annotated[str, typer.Option(help="Of the model: tiny; learner also 3b, on a GPU.")] = "tiny",
 ) -> None:
     """Print measured figures, each beside its baseline of the same run."""
-    if name != "rewards":
-        raise UserError(f"bench {name}: should be rewards")
+    stdout = _claim_stdout()
     from rex_rl.bench import lines
-    from rex_rl.bench_rewards import bench_rewards
+    from rex_rl.benches import run_bench
 
-    figures = bench_rewards()
+    figures = run_bench(name, shapes=shapes)
     if as_json:
-        print(json.dumps([figure.as_json() for figure in figures], indent=2))
+        _print_json([figure.as_json() for figure in figures], stdout)
     else:
-        print("\n".join(lines(figures)))
+        print("\n".join(lines(figures)), file=stdout, flush=True)
+
+
+@app.command(context_settings=TAKES_OVERRIDES)
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    image_tokens: Annotated[int | None, typer.Option(min=1, help="Of an average image; default: the largest.")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(min=1, help="Of an average answer; default: 128.")] = None,
+    shapes: Annotated[str, typer.Option(help="3b: sizes of Qwen2.5-VL-3B, without a folder.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Memory of each role and time of a step on some GPUs, calculated; says what it assumes."""
+    from rex_rl.config import load_config
+    from rex_rl.plan import lines, plan_run
+
+    planned = plan_run(
+        load_config(config, _overrides(overrides)),
+        shapes=shapes,
+        image_tokens=image_tokens,
+        answer_tokens=answer_tokens,
+    )
+    if as_json:
+        _print_json(planned.as_json(), sys.stdout)
+    else:
+        print("\n".join(lines(planned)))
 
 
 @data_app.command()
@@ -250,6 +309,22 @@ def shapes(
             print(write_split(out, name=name, num_images=count, seed=first, kind=SceneKind()))
         except OSError as error:
             raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """A running job's status for people: one line a worker, then the loads."""
+    lines = [f"{status.get('run')}: {status.get('stage') or 'starting'} {status.get('step')}/{status.get('num_steps')}"]
+    for worker in status.get("workers", []):
+        version = "" if worker["weight_version"] is None else f"weights {worker['weight_version']}"
+        lines.append(f"  {worker['name']:12} {worker['state']:9} pid {worker['pid']} on {worker['node']}  {version}")
+    balanced = status.get("balanced_rollouts")
+    return [
+        *lines,
+        f"prompts: {status.get('prompts_in_flight')} in flight, {status.get('queued_prompts')} queued; "
+        f"{status.get('tokens_per_s')} tokens/s; goodput {status.get('goodput')}",
+        f"busy: rollouts {status.get('rollout_busy', 0):.0%}, learner {status.get('learner_busy', 0):.0%} of the time"
+        + (f"; {balanced} rollout workers would balance them" if balanced else ""),
+    ]
 
 
 def _overrides(given: list[str] | None) -> list[str]:

@@ -22,6 +22,7 @@ from rex_rl.config_actors import (
     CheckpointConfig,
     ClusterConfig,
     EvaluationConfig,
+    GuardsConfig,
     LearnerConfig,
     RewardWorkersConfig,
     RolloutConfig,
@@ -42,6 +43,7 @@ from rex_rl.config_schema import (
     Section,
     Seed,
     SftConfig,
+    check_grpo,
 )
 from rex_rl.errors import ConfigError
 
@@ -52,6 +54,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GrpoConfig",
+    "GuardsConfig",
     "KeyDoc",
     "LearnerConfig",
     "ModelConfig",
@@ -91,6 +94,8 @@ class Config(Section):
     """Stages to run, in this order."""
     seed: Seed = 0
     """Seed of data order, sampling and evaluation split."""
+    deterministic: bool = False
+    """Fix which worker gets which prompt, so that a run on CPU repeats to the bit with `grpo.max_staleness` 0."""
     run_root: LocalPath = Field(default_factory=lambda: Path(os.environ.get(RUN_ROOT_VARIABLE) or "runs"))
     """Folder of the run folders; the default is the variable REX_RUN_ROOT, or `runs`."""
     model: ModelConfig
@@ -104,6 +109,7 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guards: GuardsConfig = GuardsConfig()
     wandb: WandbConfig = WandbConfig()
 
     @property
@@ -144,8 +150,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_answers(self) -> Self:
-        if self.grpo.clip_low > self.grpo.clip_high:
-            raise ValueError(f"grpo.clip_low = {self.grpo.clip_low}: above grpo.clip_high = {self.grpo.clip_high}")
+        check_grpo(self.grpo)
         limits = {"evaluation.max_answer_tokens": self.evaluation.max_answer_tokens}
         if "grpo" in self.stages:
             limits["grpo.max_answer_tokens"] = self.grpo.max_answer_tokens

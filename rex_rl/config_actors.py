@@ -29,7 +29,7 @@ class RolloutConfig(Section):
     """The vLLM engines that write answers; these settings hold for each worker."""
 
     num_workers: Count = 1
-    """Rollout workers, each with an engine of its own."""
+    """Rollout workers at the start, each with an engine of its own; `rex-rl scale` changes them on a running job."""
     num_cpus: Cores = 1.0
     """CPU cores a worker reserves on the cluster."""
     num_gpus: Gpus = 0.0
@@ -50,6 +50,12 @@ class RolloutConfig(Section):
     """A worker not ready by then is dead; the first start on a machine compiles for a while."""
     sync_timeout_s: Seconds = 60.0
     """A worker that has not confirmed new weights by then is dropped, and the sync goes on."""
+    hang_timeout_s: Annotated[float, Field(ge=2, le=86_400)] = 12.0
+    """A worker that gives no sign of life for so long, or whose engine stands still with work to do, is dropped."""
+    max_deaths_in_row: Count = 3
+    """A worker's place is given up after so many deaths without a served answer between them."""
+    on_sync: Literal["keep", "abort"] = "keep"
+    """Answers in flight when weights change: `keep` lets them go on under the new ones, `abort` asks for them anew."""
 
 
 class RewardWorkersConfig(Section):
@@ -74,6 +80,10 @@ class LearnerConfig(Section):
     """Threads of a rank's tensor operations."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included; a single group may be larger."""
+    max_losses_in_row: Annotated[int, Field(ge=0)] = 3
+    """Deaths of a rank that the run survives without a new checkpoint between them."""
+    prefix_sharing: bool = True
+    """Forward a prompt and its image once per group; false does it once per answer, as a check and a baseline."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
@@ -122,8 +132,17 @@ class WandbConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints of the learner."""
 
-    keep: Count = 2
-    """Newest checkpoints kept; older ones are removed once a new one is complete."""
+    keep: Annotated[int, Field(ge=2, le=1000)] = 2
+    """Newest checkpoints kept; older ones are removed once a new one is complete, so one more needs room on disk."""
+    stop_wait_s: Seconds = 30.0
+    """On SIGTERM, for the current step and a checkpoint; then the run ends at once with what is on disk."""
+
+
+class GuardsConfig(Section):
+    """What a run bears before it gives up."""
+
+    max_skipped_in_a_row: Count = 3
+    """Steps in a row without a finite loss, gradient norm or reward; each is skipped, and so many end the run."""
 
 
 class EvaluationConfig(Section):

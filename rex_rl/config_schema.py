@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the entrypoint of a submitted job, and for nothing else (Ray 2.60)."""
@@ -230,6 +230,21 @@ class AdvantageConfig(Section):
         return "prefix" if self.credit == "to_go" else self.credit
 
 
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("algorithm", "dr_grpo"): {"token_weighting": "constant", "advantage": {"normalise_std": False}},
+    ("algorithm", "dapo"): {"token_weighting": "token_mean", "clip_low": 0.2, "clip_high": 0.28},
+    ("algorithm", "gspo"): {"clip_low": 3e-4, "clip_high": 4e-4},
+    ("algorithm", "cispo"): {"token_weighting": "token_mean", "clip_low": 1.0, "clip_high": 4.0},
+    ("kl_in", "reward"): {"kl_estimator": "k1"},
+    ("importance", "tis"): {"importance_high": 2.0},
+}
+"""(key of `grpo`, value) -> what that choice sets where the keys themselves are not given.
+
+DAPO: arXiv 2503.14476, section 4.1. GSPO: arXiv 2507.18071, section 5.1. CISPO: weights from 0 to 5, no lower bound as
+in arXiv 2506.13585, the upper one of arXiv 2510.13786. TIS: verl's bound.
+"""
+
+
 class GrpoConfig(OptimiserConfig):
     """Group-relative policy optimisation."""
 
@@ -240,16 +255,42 @@ class GrpoConfig(OptimiserConfig):
     """Groups a step (paper: 64)."""
     group_size: Annotated[int, Field(ge=2, le=1024)] = 8
     """Answers a prompt (paper: 8); advantages compare them with each other."""
+    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"
+    """`grpo` (paper); `dr_grpo`, `dapo`: other token weights; `gspo` clips answers as a whole; `cispo` bounds the ratio
+    as a weight. Sets token_weighting, clip_low, clip_high, advantage.normalise_std where they are not given."""
+    token_weighting: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
+    """All answers of a step alike (paper; gspo); all its tokens alike (dapo, cispo); or each token
+    1 / (answers * max_answer_tokens), so that no answer's length changes another's weight (dr_grpo)."""
     kl_beta: Annotated[float, Field(ge=0, le=10)] = 0.01
-    """Weight of the KL term, k3 estimator, against the model GRPO started from (paper: 0.01); 0 keeps no reference."""
+    """Weight of the KL term against the model GRPO started from (paper: 0.01); 0 keeps no reference."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Schulman's: the log ratio, half its square, exp(-k1) + k1 - 1 (paper). In the loss only k2 has the KL's own
+    gradient (k1's averages to zero); in the reward k1 has, and is what `kl_in: reward` sets."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """`reward`: the KL of engine's and reference's log-probabilities, times kl_beta, is taken off each token's own
+    advantage in the learner, after all normalisation; `reward` as logged stays without it."""
     clip_low: Share = 0.2
-    """The policy ratio is clipped at 1 less this (released script: 0.2)."""
+    """The policy ratio is clipped at 1 less this (released script: 0.2; dapo 0.2, gspo 0.0003, cispo 1)."""
     clip_high: Annotated[float, Field(ge=0, le=10)] = 0.3
-    """The policy ratio is clipped at 1 plus this (released script: 0.3)."""
+    """The policy ratio is clipped at 1 plus this (released script: 0.3; dapo 0.28, gspo 0.0004, cispo 4)."""
+    old_logprobs: Literal["behaviour", "recompute"] = "behaviour"
+    """What the policy ratio is taken to: the engine's log-probabilities, so that it covers staleness and numerical
+    gaps; or the learner's own before the update. At one update a step those are the current ones: no forward pass is
+    added, the ratio is 1, clipping never acts, and the gap to the engine is left to `importance`."""
+    importance: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
+    """Factor on the policy term for w = learner's old / engine's probability, with `old_logprobs: recompute` only:
+    min(w, high); w within [low, high], else 0; or min(w, high) on answers whose geometric mean is within, else 0."""
+    importance_low: Share = 0.5
+    """Lower bound of `icepop` and `sequence_mask`."""
+    importance_high: Annotated[float, Field(ge=1, le=1000)] = 5.0
+    """Upper bound (icepop, sequence_mask: 5; tis: 2)."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Sampling temperature, applied in the engine and, alike, in the learner."""
     max_answer_tokens: Count = 4096
     """Longer answers are cut and count as truncated (released script: 4096)."""
+    overlong_buffer: Period = 0
+    """The last so many tokens of max_answer_tokens cost reward, linearly from 0 to 1 at the limit (DAPO: a fifth of
+    it); seen by the advantage, not by `reward` as logged; 0: off."""
     token_mask: Literal["specials", "none"] = "specials"
     """Ids kept out of sampling, in engine and learner alike: `specials` bars undefined ids and foreign marks."""
     max_staleness: Annotated[int, Field(ge=0, le=16)] = 0
@@ -258,12 +299,46 @@ class GrpoConfig(OptimiserConfig):
     """Groups that could not be generated or scored, as a share of those dispatched; more stop the run."""
     advantage: AdvantageConfig = AdvantageConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """Presets of the choices made, under what was given: the resolved configuration shows what runs."""
+        if isinstance(given, dict):
+            for (key, value), preset in PRESETS.items():
+                given = _over(preset, given) if given.get(key) == value else given
+        return given
+
     @property
     def batch_items(self) -> int:
         """Groups of one step."""
         return self.prompts_per_step
 
-    @property
-    def answers_per_step(self) -> int:
-        """Answers of all groups of one step."""
-        return self.prompts_per_step * self.group_size
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested keys of `above` laid over those of `below`.
+
+    >>> _over({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    nested = {
+        key: _over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | nested
+
+
+def check_grpo(settings: GrpoConfig) -> None:
+    """Cross-checks of `grpo`; raises ValueError."""
+    if settings.clip_low > settings.clip_high:
+        raise ValueError(f"grpo.clip_low = {settings.clip_low}: above grpo.clip_high = {settings.clip_high}")
+    if settings.importance != "none" and settings.old_logprobs != "recompute":
+        raise ValueError(
+            f"grpo.importance = {settings.importance}: needs grpo.old_logprobs = recompute; "
+            f"with {settings.old_logprobs} the policy ratio corrects already"
+        )
+    if settings.overlong_buffer > settings.max_answer_tokens:
+        raise ValueError(
+            f"grpo.overlong_buffer = {settings.overlong_buffer}: "
+            f"above grpo.max_answer_tokens = {settings.max_answer_tokens}"
+        )

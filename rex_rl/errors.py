@@ -7,12 +7,16 @@ RexError
 │   ├── DataError        a record file, a record or an image
 │   ├── ModelError       a model folder
 │   └── PlacementError   the cluster cannot place what was asked for
-└── RunError             the run cannot go on: exit status 1
-    ├── RolloutError     a group could not be generated
-    ├── SyncError        weights did not reach a rollout worker, or arrived altered
-    ├── StalenessError   an answer is older than `max_staleness` allows
-    ├── NonFiniteError   loss or gradient norm is not a number
-    └── CheckpointError  a checkpoint is incomplete or altered
+├── RunError             the run cannot go on: exit status 1
+│   ├── RolloutError     a group could not be generated
+│   ├── AbortedError     a group was given up on purpose, to be asked for anew
+│   ├── LearnerLostError a rank of the learner died
+│   ├── SyncError        weights did not reach a rollout worker, or arrived altered
+│   ├── StalenessError   an answer is older than `max_staleness` allows
+│   ├── NonFiniteError   loss, gradient norm or reward is not a number
+│   ├── BrokenWeightsError  the weights themselves are not numbers
+│   └── CheckpointError  a checkpoint is incomplete, altered, or could not be written
+└── Stopped              no error: the run was asked to end, exit status 143
 ```
 
 All are picklable (one string argument), because they cross Ray's process borders.
@@ -55,6 +59,14 @@ class RolloutError(RunError):
     """A group of answers could not be generated."""
 
 
+class AbortedError(RunError):
+    """A group was given up on purpose: its prompt is asked anew."""
+
+
+class LearnerLostError(RunError):
+    """A rank of the learner died; its stage goes on from the last checkpoint."""
+
+
 class SyncError(RunError):
     """Weights did not reach a rollout worker, or arrived altered."""
 
@@ -64,8 +76,18 @@ class StalenessError(RunError):
 
 
 class NonFiniteError(RunError):
-    """Loss or gradient norm is not a number; raised before the weights change."""
+    """Loss, gradient norm or reward is not a number; raised before the weights change."""
+
+
+class BrokenWeightsError(RunError):
+    """The weights themselves are not numbers: nothing can be learned from here on."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint is incomplete or altered."""
+    """A checkpoint is incomplete, altered, or could not be written."""
+
+
+class Stopped(RexError):
+    """The run was asked to end, and did; no RunError, so that nothing that mends runs takes it for a fault."""
+
+    exit_status = 143  # what a shell gives for a process that SIGTERM ended

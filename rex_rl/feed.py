@@ -54,6 +54,11 @@ class RolloutFeed:
                 raise StalenessError(f"{group.prompt.uid}: written {behind} versions ago, max_staleness is {limit}")
         return groups
 
+    def close(self) -> None:
+        """Forget what is in flight: whoever goes on from a checkpoint asks for it anew."""
+        self._pool.discard([ticket for _, ticket in self._in_flight])
+        self._in_flight.clear()
+
     def _dispatch(self, prompt: Prompt) -> Ticket:
         sampling = Sampling(
             num_answers=self._settings.group_size,

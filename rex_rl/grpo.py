@@ -4,15 +4,14 @@ Axes: P prompts a step, G answers a prompt, T tokens of an answer.
 No Ray, vLLM, DeepSpeed or torch here: launch.py builds the collaborators and hands them in.
 """
 
-from rex_rl.advantage import train_group
+from rex_rl.advantage import train_groups
 from rex_rl.canaries import CanaryWatch
 from rex_rl.config_schema import GrpoConfig
 from rex_rl.feed import RolloutFeed
 from rex_rl.heldout import HeldOut
 from rex_rl.interfaces import Learner, Progress, RewardPool, WeightSync
 from rex_rl.run_log import RunLog, StepTimer
-from rex_rl.schedule import learning_rate_factor
-from rex_rl.sft import due
+from rex_rl.schedule import due, learning_rate_factor
 from rex_rl.step_metrics import grpo_metrics
 
 
@@ -39,10 +38,7 @@ def train(
         with timer("reward"):
             scores = rewards.score(groups)  # a total and every term by name, [G] a group
         with timer("advantage"):
-            batch = [
-                train_group(group, score, config.advantage, num_answers=config.answers_per_step)
-                for group, score in zip(groups, scores, strict=True)
-            ]
+            batch = train_groups(groups, scores, config)  # an advantage and a weight for every token
         with timer("learn"):
             learned = learner.step(batch, learning_rate_factor(step, config))  # raises before weights go bad
         step += 1
@@ -52,8 +48,7 @@ def train(
 
         metrics = grpo_metrics(groups, scores, learned) | dict(sent) | canaries.metrics(step)
         log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
-        if due(step, every=config.save_every, last=config.num_steps):
-            progress.save(step, learner)
+        progress.after_step(step, learner)  # checkpoints; ends the run here when it was asked to
         if due(step, every=config.eval_every, last=config.num_steps):
             log.evaluation("grpo", step, heldout.evaluate("grpo", step))
     if not heldout.figures:  # resumed behind the last step: only its evaluation is missing

@@ -1,6 +1,6 @@
 """What the loops need of the world. launch.py builds the real ones on Ray; tests use small fakes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rex_rl.types import Group, Mean, Prompt, Sampling, Scores, TrainGroup
@@ -18,6 +18,9 @@ class RolloutPool(Protocol):
     def result(self, ticket: Ticket) -> Group:
         """Wait for a submitted prompt's group; raises RolloutError when it could not be made."""
 
+    def discard(self, tickets: Sequence[Ticket]) -> None:
+        """Forget submitted prompts whose groups nobody will ask for."""
+
 
 class RewardPool(Protocol):
     """Workers that score groups."""
@@ -32,8 +35,11 @@ class Learner(Protocol):
     def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
         """One optimizer step; raises NonFiniteError before any weight changes."""
 
-    def save_state(self, folder: Any) -> None:
-        """Write weights and optimizer state into a folder."""
+    def save_state(self, folder: Any) -> Callable[[], None]:
+        """Copy weights and optimizer state and begin to write them into a folder; steps may follow at once.
+
+        What it returns waits until all is on disk, and raises CheckpointError or OSError where that cannot be.
+        """
 
     def load_state(self, folder: Any, num_steps: int) -> None:
         """Put back what save_state wrote after `num_steps` steps."""
@@ -50,7 +56,10 @@ class Progress(Protocol):
     """Where a stage's state is kept between processes."""
 
     def restore(self, learner: Learner) -> int:
-        """Load the newest intact checkpoint into the learner; returns its step, 0 on a fresh run."""
+        """Load the newest intact checkpoint into the learner; returns its step, 0 on a fresh run.
 
-    def save(self, step: int, learner: Learner) -> None:
-        """Write a checkpoint after `step` steps."""
+        Raises Stopped when the run was asked to end.
+        """
+
+    def after_step(self, step: int, learner: Learner) -> None:
+        """Begin a checkpoint where one is due; raises Stopped, behind a whole one, when the run was asked to end."""

@@ -5,25 +5,33 @@ The only module that imports `actors`, and only inside functions: what runs with
 
 import contextlib
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rex_rl import grpo, sft
+from rex_rl.bench import Figure
 from rex_rl.canaries import CanaryWatch
+from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.codec import Codec
 from rex_rl.comparison import control_config
-from rex_rl.config import Config, GrpoConfig, SftConfig
+from rex_rl.config import Config, GrpoConfig, SftConfig, Stage
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
+from rex_rl.errors import LearnerLostError
 from rex_rl.evaluation import evaluate_detections
 from rex_rl.feed import RolloutFeed
+from rex_rl.guards import GuardedLearner
 from rex_rl.heldout import HeldOut, answer_greedily
+from rex_rl.loss_budget import LossBudget
 from rex_rl.model_folder import resolve_model
 from rex_rl.prediction import Prediction
 from rex_rl.reward_rule import RewardRule
-from rex_rl.run_folder import RunFolder
+from rex_rl.run_folder import SKIPPED, RunFolder
 from rex_rl.run_log import RunLog
 from rex_rl.run_report import write_run_report
+from rex_rl.stopping import StopRequest
 from rex_rl.tasks import TASKS
 from rex_rl.types import Record, Sampling
 from rex_rl.vocabulary import load_vocabulary
@@ -43,29 +51,28 @@ def describe_plan(config: Config) -> str:
     return "\n".join([*lines, f"run folder: {config.run_folder}"])
 
 
-def train(config: Config) -> Path:
+def train(config: Config, *, accept_changes: bool = False) -> Path:
     """Run the configured stages, or what an interrupted run left of them; returns the run's folder.
 
-    Everything a user can get wrong is looked at before any actor starts.
+    Everything a user can get wrong is looked at before any actor starts. Raises Stopped when SIGTERM asked it to end.
     """
     begun = time.monotonic()
     model = resolve_model(config.model.path)
     data = load_split(config)
-    run = RunFolder.open(config)
-    with RunLog.for_run(config, run.folder) as log:
-        log.event("data", train=len(data.train), heldout=len(data.heldout), bad=len(data.bad))
-        for bad in data.bad:
-            log.event("bad_record", record=bad.text)
+    run = RunFolder.open(config, accept_changes=accept_changes)
+    stop = StopRequest(wait_s=config.checkpoint.stop_wait_s)
+    with stop.listening(), RunLog.for_run(config, run.folder) as log:
+        _tell_inputs(run, data, log)
         todo = [stage for stage in config.stages if not run.is_done(stage)]
         canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
         if "grpo" in todo:
             canaries.start()
         if todo:
             with run.timed("start", since=begun):
-                cluster = _start(config, model)
+                cluster = _start(config, model, log, stop)
             with contextlib.closing(cluster):
                 for stage in todo:
-                    _Stage(config, cluster, data, run, log, canaries).run(stage, run.start_of(stage, model))
+                    _Stage(config, cluster, data, run, log, canaries, stop).run(stage, run.start_of(stage, model))
         with run.timed("report"):
             run.publish_model(config.stages[-1])
             run.write_summary()
@@ -74,12 +81,27 @@ def train(config: Config) -> Path:
     return run.folder
 
 
-def _start(config: Config, model: Path) -> "Cluster":
+def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
+    """Log what a run starts from: changes of its configuration, how many records, and which are bad for what reason."""
+    for change in run.accepted:
+        log.event("config_changed", change=change)
+    reasons = Counter(bad.kind for bad in data.bad)
+    log.event("data", train=len(data.train), heldout=len(data.heldout), bad=len(data.bad), **reasons)
+    for bad in data.bad:
+        log.event("bad_record", record=bad.text)
+    run.write_quarantine(data.bad)
+
+
+def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Cluster":
     from actors.cluster import Cluster, connect
     from actors.placement import plan_actors
 
     connect(config)
-    return Cluster(config, str(model), roles=tuple(plan.role for plan in plan_actors(config)))
+    stop.listen()  # Ray has put a handler of its own in place
+    cluster = Cluster(config, str(model), roles=tuple(plan.role for plan in plan_actors(config)), tell=log.event)
+    log.watch_steps(cluster.monitor.step)
+    stop.is_patient = True
+    return cluster
 
 
 class _Stage:
@@ -93,12 +115,31 @@ class _Stage:
         run: RunFolder,
         log: RunLog,
         canaries: CanaryWatch,
+        stop: StopRequest,
     ) -> None:
         self._config, self._cluster, self._data = config, cluster, data
-        self._run, self._log, self._canaries = run, log, canaries
+        self._run, self._log, self._canaries, self._stop = run, log, canaries, stop
 
-    def run(self, stage: str, model: Path) -> None:
-        """One stage from a model folder to a model folder; its last evaluation are its figures."""
+    def run(self, stage: Stage, model: Path) -> None:
+        """One stage from a model folder to a model folder; its last evaluation are its figures.
+
+        Where the learner dies, it starts anew and the stage goes on from its last checkpoint, as a run that is
+        submitted again would: the rollout workers stay as they are.
+        """
+        with self._run.timed(stage):
+            losses = LossBudget(self._config.learner.max_losses_in_row)
+            while True:
+                try:
+                    return self._attempt(stage, model)
+                except LearnerLostError as lost:
+                    losses.count(lost, step=self._checkpoints(stage).newest_step())
+                    self._log.event("learner_lost", stage=stage, reason=str(lost))
+                    self._cluster.restart_learner()
+
+    def _checkpoints(self, stage: Stage) -> StageCheckpoints:
+        return self._run.checkpoints(self._config, stage, log=self._log, stop=self._stop)
+
+    def _attempt(self, stage: Stage, model: Path) -> None:
         codec = Codec(load_vocabulary(model))
         heldout = HeldOut(
             self._cluster.rollouts,
@@ -107,21 +148,27 @@ class _Stage:
             max_answer_tokens=self._config.evaluation.max_answer_tokens,
             run=self._run,
         )
-        progress = self._run.checkpoints(stage, keep=self._config.checkpoint.keep)
+        progress = self._checkpoints(stage)
         self._log.truncate_after(stage, progress.newest_step())
         shared: dict[str, Any] = {
-            "learner": self._cluster.learner,
+            "learner": GuardedLearner(
+                self._cluster.learner,
+                self._config.guards,
+                stage=stage,
+                folder=self._run.folder / SKIPPED,
+                event=self._log.event,
+            ),
             "sync": self._cluster.sync,
             "progress": progress,
             "heldout": heldout,
             "log": self._log,
         }
-        with self._run.timed(stage):
+        with progress:  # its last checkpoint is whole before the stage counts as done
             if stage == "sft":
                 self._sft(self._config.sft, model, codec, shared)
             else:
                 self._grpo(self._config.grpo, model, shared)
-            self._cluster.learner.save_model(self._run.stage_model(stage))
+        self._cluster.learner.save_model(self._run.stage_model(stage))
         self._run.end_stage(stage, heldout.figures)
 
     def _sft(self, settings: SftConfig, model: Path, codec: Codec, shared: dict[str, Any]) -> None:
@@ -131,13 +178,9 @@ class _Stage:
 
     def _grpo(self, settings: GrpoConfig, model: Path, shared: dict[str, Any]) -> None:
         self._cluster.learner.begin_grpo(str(model), settings)
-        feed = RolloutFeed(
-            self._cluster.rollouts,
-            PromptStream(records=self._data.train, seed=self._config.seed + 1),
-            settings,
-            seed=self._config.seed,
-        )
-        grpo.train(settings, feed=feed, rewards=self._cluster.rewards, canaries=self._canaries, **shared)
+        stream = PromptStream(records=self._data.train, seed=self._config.seed + 1)
+        with contextlib.closing(RolloutFeed(self._cluster.rollouts, stream, settings, seed=self._config.seed)) as feed:
+            grpo.train(settings, feed=feed, rewards=self._cluster.rewards, canaries=self._canaries, **shared)
 
 
 def predict(model: Path, question: Record, max_answer_tokens: int) -> Prediction:
@@ -170,6 +213,43 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
     return evaluate_detections(results)
 
 
+def run_status(address: str, run: str | None) -> Mapping[str, Any]:
+    """What a running job says of itself; see actors/monitor.py."""
+    from actors import controller
+
+    return controller.run_status(address, run)
+
+
+def scale_run(address: str, run: str | None, rollouts: int) -> None:
+    """Ask a running job to have so many rollout workers."""
+    from actors import controller
+
+    controller.scale_run(address, run, rollouts)
+
+
 def control(run: Path) -> Path:
     """Continue a run's SFT for its GRPO's wall time, as a run of its own; returns that run's folder."""
     return train(control_config(run))
+
+
+def bench_sync() -> list[Figure]:
+    """Weights from a learner to two workers."""
+    from actors import bench_sync as bench
+
+    return bench.bench_sync()
+
+
+def bench_rollout() -> list[Figure]:
+    """A rollout worker against a bare engine."""
+    from actors import bench_rollout as bench
+
+    return bench.bench_rollout()
+
+
+def bench_step(**settings: int) -> list[Figure]:
+    """Rollout beside learning against one after the other; `settings` as of `rex_rl.bench_step.step_figures`."""
+    from actors import bench_step as held
+    from rex_rl.bench_step import StepBench, step_figures
+
+    with held.held_cluster() as (cluster, config, model):
+        return step_figures(StepBench(cluster, load_split(config).train, model), **settings)

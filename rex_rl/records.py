@@ -6,6 +6,7 @@ of another task than the one asked for is a mistake about the file, not in it, a
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from rex_rl.types import Object, Record
 MAX_LINE_BYTES = 64 * 2**20
 """No record is this long; a binary file without line ends would otherwise be read whole into one line."""
 
+_QUOTED, _NUMBER = re.compile(r"'[^']*'|\"[^\"]*\""), re.compile(r"\d[\d.,]*")
 _PROBE_LINES = 10
 """A file whose first lines are all no JSON objects is of another kind, and is not read to its end."""
 
@@ -52,6 +54,11 @@ class BadRecord:
         """One line: `train.jsonl:12: bbox: x1 12 <= x0 30`."""
         where = f"{self.file}:{self.line}" if self.line is not None else f"{self.file}#{_plain(self.id or '?')}"
         return f"{where}: {self.field}: {self.reason}"
+
+    @property
+    def kind(self) -> str:
+        """Field and reason without names and numbers, for counting: `image: empty file ..`."""
+        return f"{self.field}: {_NUMBER.sub('#', _QUOTED.sub('..', self.reason))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

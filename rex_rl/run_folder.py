@@ -3,6 +3,7 @@
 ```
 runs/NAME/ config.yaml metrics.jsonl summary.json report.html
            checkpoints/ samples/ stages/sft/ stages/grpo/ model/ wandb/
+           quarantine.jsonl (bad records) skipped/ (batches of steps that were skipped)
 ```
 """
 
@@ -12,16 +13,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from rex_rl.checkpoints import StageCheckpoints
-from rex_rl.config import Config, dump_config
+from rex_rl.config import Config, Stage, dump_config
 from rex_rl.errors import ConfigError
+from rex_rl.records import BadRecord
+from rex_rl.stopping import StopRequest
+
+if TYPE_CHECKING:
+    from rex_rl.run_log import RunLog
 
 CONFIG, STATE, SUMMARY, MODEL = "config.yaml", "state.json", "summary.json", "model"
+QUARANTINE, SKIPPED = "quarantine.jsonl", "skipped"
 
 
 class RunFolder:
@@ -32,12 +41,17 @@ class RunFolder:
         state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else {}
         self.wall_s: dict[str, float] = state.get("wall_s", {})
         self.figures: dict[str, dict[str, float]] = state.get("figures", {})
+        self.accepted: list[str] = []
+        """What was changed in the configuration since the run began, where that was accepted."""
         self._parts: list[str] = []
         self._last_lap = 0.0
 
     @classmethod
-    def open(cls, config: Config) -> "RunFolder":
-        """Make or reopen the folder of a config; raises ConfigError where it holds a run of another config."""
+    def open(cls, config: Config, *, accept_changes: bool = False) -> "RunFolder":
+        """Make or reopen the folder of a config.
+
+        Raises ConfigError where it holds a run of another config, unless its changes are to be accepted.
+        """
         folder, resolved = config.run_folder, dump_config(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,15 +59,32 @@ class RunFolder:
                 _write_whole(folder / CONFIG, resolved)
         except OSError as error:
             raise ConfigError(f"run_root = {config.run_root}: {error.strerror or error}") from error
-        if (changed := _first_difference((folder / CONFIG).read_text(), resolved)) is not None:
+        run, changed = cls(folder), list(_differences((folder / CONFIG).read_text(), resolved))
+        if changed and not accept_changes:
             raise ConfigError(
-                f"{folder / CONFIG}: the run there has another configuration ({changed}); take a new name"
+                f"{folder / CONFIG}: the run there has another configuration ({changed[0]}); "
+                "take a new name, or --accept-changes"
             )
-        return cls(folder)
+        if changed:
+            _write_whole(folder / CONFIG, resolved)
+            run.accepted = changed
+        return run
 
-    def checkpoints(self, stage: str, *, keep: int) -> StageCheckpoints:
-        """The checkpoints of a stage."""
-        return StageCheckpoints(self.folder / "checkpoints", stage, keep=keep)
+    def checkpoints(self, config: Config, stage: Stage, *, log: "RunLog", stop: StopRequest) -> StageCheckpoints:
+        """The checkpoints of a stage, written as the config says."""
+        return StageCheckpoints(
+            self.folder / "checkpoints",
+            stage,
+            config.optimiser(stage),
+            keep=config.checkpoint.keep,
+            facts={"seed": config.seed, "wandb_run_id": log.run_id},
+            stop=stop,
+            event=log.event,
+        )
+
+    def write_quarantine(self, bad: Sequence[BadRecord]) -> None:
+        """Write `quarantine.jsonl`: every record that was skipped, and why."""
+        _write_whole(self.folder / QUARANTINE, "".join(json.dumps(asdict(one)) + "\n" for one in bad))
 
     def stage_model(self, stage: str) -> Path:
         """Where a stage leaves its model."""
@@ -123,21 +154,21 @@ def _write_whole(file: Path, text: str) -> None:
     os.replace(beside, file)
 
 
-def _first_difference(there: str, here: str) -> str | None:
-    """The first key in which two resolved configs differ, and how.
+def _differences(there: str, here: str) -> Iterator[str]:
+    """The keys in which two resolved configs differ, and how.
 
-    >>> _first_difference("sft: {num_steps: 5}", "sft: {num_steps: 6}")
-    'sft.num_steps is 5 there, 6 now'
+    >>> list(_differences("sft: {num_steps: 5}", "sft: {num_steps: 6}"))
+    ['sft.num_steps is 5 there, 6 now']
     """
     try:
         old, new = (dict(_leaves(yaml.safe_load(text))) for text in (there, here))
     except yaml.YAMLError:
-        return "it is no YAML"
+        yield "it is no YAML"
+        return
     for key in new | old:
         before, after = (json.dumps(side[key], default=str) if key in side else "absent" for side in (old, new))
         if before != after:
-            return f"{key} is {before} there, {after} now"
-    return None
+            yield f"{key} is {before} there, {after} now"
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:

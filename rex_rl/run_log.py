@@ -16,8 +16,9 @@ import json
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -35,6 +36,8 @@ STAGES = ("base", "sft", "grpo")
 """In the order of a run; `base` is the model before any training, evaluated at step 0."""
 HEADLINE = {"reward": "reward", "rewards/f1/mean": "f1", "loss": "loss", "kl": "kl"}
 """What the console shows of a step, and how it calls it."""
+StepWatcher = Callable[[str, int, int, Mapping[str, float]], None]
+"""(stage, step, num_steps, seconds by part)."""
 EVAL_HEADLINE = ("f1_50", "f1_miou", "recall_50", "duplicate_rate")
 
 
@@ -69,10 +72,13 @@ class RunLog:
         """
         self._lines = _LineFile(folder / METRICS_FILE)
         self._tracker = tracker
+        self.run_id = None if tracker is None else tracker.run_id
+        """Of W&B's run."""
         self._console = make_console() if console is None else console
         self._paces: dict[str, Pace] = {}
         self._is_disk_reported = False
         self._num_sft_steps = _last_sft_step(self._lines.path)
+        self._watchers: list[StepWatcher] = []
         if tracker is not None:
             self.event("wandb", mode=tracker.mode, run_id=tracker.run_id, message=f"W&B: {tracker.notice}")
 
@@ -108,6 +114,12 @@ class RunLog:
         shown = [f"{short} {_figure(values[name])}" for name, short in HEADLINE.items() if name in values]
         text = "  ".join([*shown, f"{_figure(sum(seconds.values()))} s", pace.left(step, num_steps)])
         self._console.progress(stage, step, num_steps, text)
+        for watch in self._watchers:
+            watch(stage, step, num_steps, seconds)
+
+    def watch_steps(self, watch: StepWatcher) -> None:
+        """Tell `watch` every step from now on."""
+        self._watchers.append(watch)
 
     def evaluation(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Held-out figures after `step` steps of `stage`, or of `base` at step 0."""
@@ -272,6 +284,7 @@ class _LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -287,23 +300,25 @@ class _LineFile:
     def append(self, line: str) -> None:
         """One line, on disk when this returns (as far as the process can tell); OSError leaves the file as it was."""
         data = f"{line}\n".encode()
-        try:
-            if self._stream.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            with suppress(OSError):
-                self._stream.truncate(self._num_bytes)
-            raise
-        self._num_bytes += len(data)
+        with self._lock:  # what watches the workers tells its events from a thread of its own
+            try:
+                if self._stream.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with suppress(OSError):
+                    self._stream.truncate(self._num_bytes)
+                raise
+            self._num_bytes += len(data)
 
     def rewrite(self, lines: Iterable[bytes]) -> None:
         """Replace all lines at once; OSError leaves the file as it was."""
         beside = self.path.with_name(f"{self.path.name}.tmp")
         beside.write_bytes(b"".join(lines))
         os.replace(beside, self.path)
-        replaced = self._stream
-        self._open()
-        replaced.close()
+        with self._lock:
+            replaced = self._stream
+            self._open()
+            replaced.close()
 
     def close(self) -> None:
         """No more lines."""
@@ -330,14 +345,15 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def _is_before(line: bytes, stage: str, step: int) -> bool:
     """Whether a line is of `stage` up to `step`, of an earlier stage, or of none."""
     record = _parsed(line) or {}
-    if record.get("stage") not in STAGES:
+    if "event" in record or record.get("stage") not in STAGES:
         return True
     place, limit = STAGES.index(record["stage"]), STAGES.index(stage)
     return place < limit or (place == limit and (record.get("step") or 0) <= step)
 
 
 def _last_sft_step(file: Path) -> int:
-    steps = [record.get("step") for record in read_metrics(file) if record.get("stage") == "sft"]
+    rows = (record for record in read_metrics(file) if "event" not in record)
+    steps = [record.get("step") for record in rows if record.get("stage") == "sft"]
     return max((step for step in steps if isinstance(step, int)), default=0)
 
 

@@ -40,7 +40,7 @@ def write_run_report(folder: Path) -> Path:
     import yaml
 
     config = yaml.safe_load((folder / CONFIG).read_text())
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "event" not in row]
     summary = json.loads((folder / SUMMARY).read_text()) if (folder / SUMMARY).is_file() else {}
     data = ReportData(
         run_name=config["name"],

@@ -1,4 +1,4 @@
-"""The course of the learning rate, as a factor on the configured peak."""
+"""What is due when: the learning rate as a factor on its configured peak, checkpoints, evaluations."""
 
 import math
 
@@ -17,3 +17,12 @@ def learning_rate_factor(step: int, config: OptimiserConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     return 1.0 - share if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def due(step: int, *, every: int, last: int) -> bool:
+    """True at every `every`-th step and at the last one; `every` 0 means only at the last.
+
+    >>> [step for step in range(1, 8) if due(step, every=3, last=7)]
+    [3, 6, 7]
+    """
+    return step == last or (every > 0 and step % every == 0)

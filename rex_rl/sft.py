@@ -6,7 +6,7 @@ from rex_rl.data import PromptStream, sft_batch
 from rex_rl.heldout import HeldOut
 from rex_rl.interfaces import Learner, Progress, WeightSync
 from rex_rl.run_log import RunLog, StepTimer
-from rex_rl.schedule import learning_rate_factor
+from rex_rl.schedule import due, learning_rate_factor
 
 
 def train(
@@ -32,20 +32,10 @@ def train(
 
         metrics = {name: mean.value for name, mean in learned.items()}
         log.step("sft", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
-        if due(step, every=config.save_every, last=config.num_steps):
-            progress.save(step, learner)
+        progress.after_step(step, learner)  # checkpoints; ends the run here when it was asked to
         if due(step, every=config.eval_every, last=config.num_steps):
             sync.publish(version=step)
             log.evaluation("sft", step, heldout.evaluate("sft", step))
     if not heldout.figures:  # resumed behind the last step: only its evaluation is missing
         sync.publish(version=step)
         log.evaluation("sft", step, heldout.evaluate("sft", step))
-
-
-def due(step: int, *, every: int, last: int) -> bool:
-    """True at every `every`-th step and at the last one; `every` 0 means only at the last.
-
-    >>> [step for step in range(1, 8) if due(step, every=3, last=7)]
-    [3, 6, 7]
-    """
-    return step == last or (every > 0 and step % every == 0)

@@ -162,7 +162,7 @@ class ScoredAnswer:
     advantages_T: np.ndarray
     """float32 advantage of every token (SFT: ones)."""
     token_weight: float
-    """What each of its tokens counts in the step's loss; the weights of a whole step's tokens sum to 1."""
+    """What each of its tokens counts in the step's loss; a step's sum to 1, but for `token_weighting: constant`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

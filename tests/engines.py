@@ -1,6 +1,6 @@
 """Real actors for the engine tests: a small Ray cluster in this process, a tiny random model, sampled groups."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from actors.engine import EngineOptions
 from actors.learner import LearnerRank, Seat
 from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
+from actors.rollout_pool import RolloutPool
+from actors.worker import PoolLimits
 from rex_rl.config import LearnerConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
@@ -32,10 +34,26 @@ def engine_options(model: Path) -> EngineOptions:
     )
 
 
-def start_worker(model: Path, *, mask_tokens: bool) -> ActorHandle:
+def start_worker(model: Path, *, mask_tokens: bool, name: str = "rollout-0") -> ActorHandle:
     """A rollout worker; its first start on a machine compiles for about 20 s."""
     kind = ray.remote(RolloutWorker).options(num_cpus=0.1, max_concurrency=8, runtime_env=one_thread())
-    return kind.remote("rollout-0", engine_options(model), mask_tokens=mask_tokens)
+    return kind.remote(name, engine_options(model), mask_tokens=mask_tokens)
+
+
+def start_pool(start: Callable[[str], ActorHandle]) -> RolloutPool:
+    """A pool of one worker, its engine up, without weights yet."""
+    limits = PoolLimits(
+        start_timeout_s=300, sync_timeout_s=60, hang_timeout_s=60, max_deaths_in_row=1, abort_on_sync=False
+    )
+    pool = RolloutPool(start, num_workers=1, limits=limits)
+    pool.wait_started(300)
+    return pool
+
+
+def only_worker(pool: RolloutPool) -> ActorHandle:
+    """The actor of such a pool."""
+    (worker,) = pool.status().workers
+    return worker.actor
 
 
 def start_learner(num_ranks: int, *, zero_stage: int) -> RayLearner:
@@ -44,14 +62,18 @@ def start_learner(num_ranks: int, *, zero_stage: int) -> RayLearner:
         num_ranks=num_ranks, micro_batch_tokens=2048, deepspeed={"zero_optimization": {"stage": zero_stage}}
     )
     kind = ray.remote(LearnerRank).options(num_cpus=0.1, runtime_env=one_thread())
-    ranks = [kind.remote(config, bfloat16=False) for _ in range(num_ranks)]
-    address, port = ray.get(ranks[0].meeting_point.remote())
-    seats = [
-        Seat(rank=rank, num_ranks=num_ranks, address=address, port=port, on_gpu=False, backend="gloo", threads=1)
-        for rank in range(num_ranks)
-    ]
-    ray.get([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)])
-    return RayLearner(ranks, config)
+
+    def start() -> list[ActorHandle]:
+        ranks = [kind.remote(config, bfloat16=False) for _ in range(num_ranks)]
+        address, port = ray.get(ranks[0].meeting_point.remote())
+        seats = [
+            Seat(rank=rank, num_ranks=num_ranks, address=address, port=port, on_gpu=False, backend="gloo", threads=1)
+            for rank in range(num_ranks)
+        ]
+        ray.get([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)])
+        return ranks
+
+    return RayLearner(start, config)
 
 
 def one_thread() -> dict[str, dict[str, str]]:

@@ -5,12 +5,12 @@ run share, so that a test can look at the order in which things happened.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rex_rl.errors import RolloutError
+from rex_rl.errors import RolloutError, Stopped
 from rex_rl.types import Answer, FinishReason, Group, Mean, Object, Prompt, Record, Sampling, Scores, Shapes, TrainGroup
 
 Event = tuple[str, int]
@@ -101,6 +101,10 @@ class FakePool:
         answers = tuple(answer(3 + i, version=version) for i in range(sampling.num_answers))
         return Group(prompt=prompt, answers=answers, worker="rollout-0")
 
+    def discard(self, tickets: Sequence[tuple[Prompt, Sampling, int]]) -> None:
+        """They are not in flight any more."""
+        self.num_in_flight -= len(tickets)
+
 
 class FakeRewards:
     """The longer an answer, the better."""
@@ -140,9 +144,14 @@ class FakeLearner:
         self._events.append(("step", self.num_steps))
         return {"loss": Mean(total=1.0, count=2.0)}
 
-    def save_state(self, folder: Path) -> None:
-        """Write the number of steps, and something to corrupt."""
-        (folder / "learner.safetensors").write_bytes(self.num_steps.to_bytes(8, "big") * 100)
+    def save_state(self, folder: Path) -> Callable[[], None]:
+        """Copy the number of steps at once; it is written when waited for, in whatever thread that is."""
+        copied = self.num_steps.to_bytes(8, "big") * 100
+        return lambda: self.write(folder / "learner.safetensors", copied)
+
+    def write(self, file: Path, data: bytes) -> None:
+        """What takes its time, and may fail."""
+        file.write_bytes(data)
 
     def load_state(self, folder: Path, num_steps: int) -> None:
         """Read it back."""
@@ -180,20 +189,22 @@ class FakeHeldOut:
 
 
 class FakeProgress:
-    """Keeps no files; `start` is the step a restore gives."""
+    """Keeps no files; `start` is the step a restore gives, after `last` the run is asked to end."""
 
-    def __init__(self, events: list[Event], *, start: int = 0) -> None:
-        self._events, self._start = events, start
+    def __init__(self, events: list[Event], *, start: int = 0, last: int | None = None) -> None:
+        self._events, self._start, self._last = events, start, last
 
     def restore(self, learner: FakeLearner) -> int:
         """The step to go on from."""
         learner.num_steps = self._start
         return self._start
 
-    def save(self, step: int, learner: FakeLearner) -> None:
-        """A checkpoint."""
+    def after_step(self, step: int, learner: FakeLearner) -> None:
+        """Whether a checkpoint is due is the real one's business."""
         assert learner.num_steps == step
-        self._events.append(("save", step))
+        self._events.append(("after_step", step))
+        if step == self._last:
+            raise Stopped("asked to end")
 
 
 class FakeLog:

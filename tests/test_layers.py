@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -24,26 +25,36 @@ HEAVY_LIBRARIES = CLUSTER_LIBRARIES | {"torch", "torchvision", "torchaudio", "tr
 FILE_MODULES = {"io", "os", "pathlib", "shutil", "tempfile", "PIL"}
 TORCH_MODULES = {
     "rex_rl.batch",
+    "rex_rl.bench_learner",
     "rex_rl.cpu_repair",
+    "rex_rl.divergence",
+    "rex_rl.importance",
     "rex_rl.loss",
     "rex_rl.model",
     "rex_rl.shapes.muon",
     "rex_rl.shapes.pretrain",
     "rex_rl.shapes.tiny",
+    "rex_rl.surrogates",
 }
 MAX_FILE_LINES = 400
 MAX_TRAIN_LINES, MAX_TRAIN_IFS = 60, 8
 MAX_HELP_S = 0.5
 
 
+@cache
+def parsed(module: str) -> ast.Module:
+    """A file's syntax tree, read once for all tests."""
+    return ast.parse(FILES[module].read_text())
+
+
 def imports_anywhere(module: str) -> set[str]:
     """Full names a file imports, inside functions and type-checking blocks too."""
-    return set(_imports(ast.walk(ast.parse(FILES[module].read_text()))))
+    return set(_imports(ast.walk(parsed(module))))
 
 
 def imports_on_load(module: str) -> set[str]:
     """Full names imported when the module is: not those in functions or under TYPE_CHECKING."""
-    return set(_imports(_loaded(ast.parse(FILES[module].read_text()))))
+    return set(_imports(_loaded(parsed(module))))
 
 
 def _loaded(node: ast.AST) -> Iterator[ast.AST]:
@@ -85,7 +96,7 @@ def home_of(name: str) -> str | None:
 def test_rewards_are_pure(module: str) -> None:
     """Rewards are functions of arrays: no package of ours above them, no heavy library, no files."""
     assert not tops(imports_anywhere(module)) & (HEAVY_LIBRARIES | FILE_MODULES | {"rex_rl", "actors"})
-    calls = [node.func for node in ast.walk(ast.parse(FILES[module].read_text())) if isinstance(node, ast.Call)]
+    calls = [node.func for node in ast.walk(parsed(module)) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "open"]
 
 
@@ -128,7 +139,7 @@ def test_files_stay_short(module: str) -> None:
 
 def test_the_grpo_loop_stays_a_table_of_contents() -> None:
     """`grpo.py::train` has at most 60 lines and 8 ifs, conditional expressions and filters included."""
-    tree = ast.parse(FILES["rex_rl.grpo"].read_text())
+    tree = parsed("rex_rl.grpo")
     (train,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train"]
     ifs = [node for node in ast.walk(train) if isinstance(node, ast.If | ast.IfExp)]
     filters = [test for node in ast.walk(train) if isinstance(node, ast.comprehension) for test in node.ifs]
@@ -138,11 +149,11 @@ def test_the_grpo_loop_stays_a_table_of_contents() -> None:
 
 
 def test_help_is_quick() -> None:
-    """`rex-rl --help` answers within half a second: best of five, as a loaded machine only adds."""
+    """`rex-rl --help` answers within half a second, once in five tries: a loaded machine only adds."""
 
     def seconds() -> float:
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "rex_rl", "--help"], cwd=ROOT, check=True, capture_output=True)
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(5)) < MAX_HELP_S
+    assert any(seconds() < MAX_HELP_S for _ in range(5))

@@ -4,8 +4,9 @@
     python -m rex_rl.shapes.pretrain --out DIR --start rex_rl/shapes/base --schedule joint:900    # train it on
 
 The base learns some things about a picture, all in plain text: where the only object of a label is, or the leftmost of
-each that the user names ("no" where there is none), what stands at a point, and a description of everything from left
-to right. It has never been asked for all objects of a label, nor seen the grammar of an answer; SFT teaches those.
+each that the user names ("no" where there is none), what stands at a point, which object of a label comes next to the
+right of one, and a description of everything from left to right. It has never been asked for all objects of a label,
+nor seen the grammar of an answer; SFT teaches those.
 
 Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
 each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
@@ -13,8 +14,8 @@ each, in `--schedule`): `dense` trains the vision tower alone, every image token
 tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
 
 The shipped base came from several calls in that order while this file was being written: the early ones on a world of
-nine labels, with AdamW; the last two were `joint` with Muon for 15 minutes each, before the question about what the
-user names was added. The first line above, in one go, has not been run.
+nine labels, with AdamW; the last five were `joint` with Muon, 95 minutes together on a busy machine, the last 25 with
+the questions as they stand here. The first line above, in one go, has not been run.
 """
 
 import argparse
@@ -46,6 +47,7 @@ NAME_START, NAME_END = "<|object_ref_start|>", "<|object_ref_end|>"
 CELLS = IMAGE_SIDE_PX // 28
 CROWDED = SceneKind(min_objects=1, column_share=0.25)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
+NUM_NEXT = 3
 BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
 """A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
@@ -82,9 +84,9 @@ def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
 
 
 def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
-    """What is at a point, the description, and where the leftmost object of each name in the user's turn is.
+    """What is at a point, what comes next, the description, and where the leftmost of each name in the user's turn is.
 
-    The last one teaches to read: under one and the same question a model learns to ignore it. A name in the answer
+    The names teach to read: under one and the same question a model learns to ignore it. A name in the answer
     stands between Qwen's own marks for one (`<|object_ref_start|>`), which a real base has seen too; under a mark of
     ours it was learned just as well and then not used (150 SFT steps named the right label 3 times in 10).
     """
@@ -98,9 +100,19 @@ def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
     turn = str(rng.choice(TURNS)).format(", ".join(names))
     return turn, [
         (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
+        *(ask_next(rng, scene, boxes, bins_N4) for _ in range(NUM_NEXT)),
         (NAME_START, f", {NAME_START}".join(named)),
         ("", describe(scene)),
     ]
+
+
+def ask_next(rng: np.random.Generator, scene: Scene, boxes: list[str], bins_N4: np.ndarray) -> Question:
+    """Which object of a label comes next, to the right of a given one."""
+    i = int(rng.integers(len(scene.labels)))
+    label = scene.labels[i] if rng.random() < 0.7 else str(rng.choice(LABELS))
+    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
+    behind = [j for j in order[order.index(i) + 1 :] if scene.labels[j] == label]
+    return f"right of{boxes[i]} {label}", boxes[behind[0]] if behind else " no"
 
 
 def distinct(scene: Scene) -> Scene:

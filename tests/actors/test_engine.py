@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import ray
-from ray.actor import ActorHandle
 
-from actors.pools import RayRolloutPool
 from actors.rollout import RolloutWorker
+from actors.rollout_pool import RolloutPool
+from actors.worker import FolderWeights
 from rex_rl.errors import RolloutError
 from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
 from rex_rl.types import Prompt, Sampling
-from tests.engines import engine_options, one_thread, prompt_for
+from tests.engines import engine_options, one_thread, only_worker, prompt_for, start_pool
 
 pytestmark = pytest.mark.engine
 
@@ -43,13 +43,13 @@ class FailingWorker(RolloutWorker):
 
 
 @pytest.fixture(scope="module")
-def worker(tiny_model: Path, ray_cluster: None) -> Iterator[ActorHandle]:
-    kind = ray.remote(FailingWorker).options(num_cpus=0.1, max_concurrency=NUM_PROMPTS, runtime_env=one_thread())
+def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
+    kind = ray.remote(FailingWorker).options(num_cpus=0.1, max_concurrency=NUM_PROMPTS + 4, runtime_env=one_thread())
     options = replace(engine_options(tiny_model), max_sequences=NUM_PROMPTS * NUM_ANSWERS)
-    handle = kind.remote("rollout-0", options, mask_tokens=True)
-    ray.get(handle.serve_folder.remote())
-    yield handle
-    ray.kill(handle)
+    started = start_pool(lambda name: kind.remote(name, options, mask_tokens=True))
+    started.publish(FolderWeights())
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +59,18 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     return [prompt_for(path, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)) for path in sorted((folder / "images").iterdir())]
 
 
-def test_more_seeded_prompts_than_one_step_holds(worker: ActorHandle, prompts: list[Prompt]) -> None:
+def test_more_seeded_prompts_than_one_step_holds(pool: RolloutPool, prompts: list[Prompt]) -> None:
     """vLLM cut the prompt at the limit in two, then failed on its CPU generator: every answer in flight was lost."""
-    pool = RayRolloutPool({"rollout-0": worker})
     tickets = [pool.submit(prompt, SAMPLING) for prompt in prompts]
     groups = [pool.result(ticket) for ticket in tickets]
     assert [len(group.answers) for group in groups] == [NUM_ANSWERS] * NUM_PROMPTS
 
 
-def test_a_failed_step_costs_its_answers_and_nothing_else(worker: ActorHandle, prompts: list[Prompt]) -> None:
+def test_a_failed_step_costs_its_answers_and_nothing_else(pool: RolloutPool, prompts: list[Prompt]) -> None:
     """Whoever waited gets the error in its own words; the engine forgets those answers and serves the next ones."""
-    pool = RayRolloutPool({"rollout-0": worker})
-    ray.get(worker.fail_next_step.remote())
+    ray.get(only_worker(pool).fail_next_step.remote())
     with pytest.raises(RolloutError, match="out of luck"):
         pool.result(pool.submit(prompts[0], SAMPLING))
-    assert ray.get(worker.status.remote()).num_waiting == 0
+    assert ray.get(only_worker(pool).heartbeat.remote()).num_waiting == 0
     for prompt in prompts[:2]:
         assert len(pool.result(pool.submit(prompt, SAMPLING)).answers) == NUM_ANSWERS

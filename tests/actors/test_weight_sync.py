@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import ray
 from PIL import Image
-from ray.actor import ActorHandle
 
-from actors.pools import ObjectStoreSync, RayLearner, RayRolloutPool
+from actors.pools import RayLearner
+from actors.rollout_pool import RolloutPool
+from actors.weight_sync import ObjectStoreSync
+from actors.worker import FolderWeights
 from rex_rl.config import GrpoConfig
 from rex_rl.config_schema import GrpoRates
-from rex_rl.errors import RolloutError, SyncError
+from rex_rl.errors import SyncError
 from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
 from rex_rl.types import Group, Prompt, Sampling
 from rex_rl.vocabulary import load_vocabulary
-from tests.engines import as_batch, prompt_for, start_learner, start_worker
+from tests.engines import as_batch, only_worker, prompt_for, start_learner, start_pool, start_worker
 
 pytestmark = pytest.mark.engine
 
@@ -37,11 +39,10 @@ SETTINGS = GrpoConfig(
 
 
 @pytest.fixture(scope="module")
-def worker(tiny_model: Path, ray_cluster: None) -> Iterator[ActorHandle]:
-    handle = start_worker(tiny_model, mask_tokens=True)
-    ray.get(handle.__ray_ready__.remote())
-    yield handle
-    ray.kill(handle)
+def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
+    started = start_pool(lambda name: start_worker(tiny_model, mask_tokens=True, name=name))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     return [*scenes, prompt_for(PHOTO, Image.open(PHOTO).size, ("cup",))]
 
 
-def answer(pool: RayRolloutPool, prompts: list[Prompt], *, seed: int) -> list[Group]:
+def answer(pool: RolloutPool, prompts: list[Prompt], *, seed: int) -> list[Group]:
     sampling = Sampling(num_answers=3, temperature=TEMPERATURE, max_tokens=24, seed=seed)
     return [pool.result(ticket) for ticket in [pool.submit(prompt, sampling) for prompt in prompts]]
 
@@ -67,9 +68,8 @@ def largest_gap(learner: RayLearner, groups: list[Group]) -> float:
 
 @pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (2, 3)])
 def test_engine_and_learner_agree_after_every_publish(
-    tiny_model: Path, worker: ActorHandle, prompts: list[Prompt], num_ranks: int, zero_stage: int
+    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], num_ranks: int, zero_stage: int
 ) -> None:
-    pool = RayRolloutPool({"rollout-0": worker})
     learner = start_learner(num_ranks, zero_stage=zero_stage)
     learner.begin_grpo(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
@@ -89,10 +89,9 @@ def test_engine_and_learner_agree_after_every_publish(
         ray.kill(rank)
 
 
-def test_only_allowed_tokens_are_sampled(tiny_model: Path, worker: ActorHandle, prompts: list[Prompt]) -> None:
+def test_only_allowed_tokens_are_sampled(tiny_model: Path, pool: RolloutPool, prompts: list[Prompt]) -> None:
     """A random model would say an image pad or an undefined id within a few hundred tokens if it could."""
-    pool = RayRolloutPool({"rollout-0": worker})
-    ray.get(worker.serve_folder.remote())
+    pool.publish(FolderWeights())
     sampling = Sampling(num_answers=8, temperature=2.0, max_tokens=60, seed=5)
     group = pool.result(pool.submit(prompts[0], sampling))
     said = np.concatenate([one.tokens_T for one in group.answers])
@@ -100,9 +99,8 @@ def test_only_allowed_tokens_are_sampled(tiny_model: Path, worker: ActorHandle, 
     assert set(said.tolist()) <= set(load_vocabulary(tiny_model).sampled_ids.tolist())
 
 
-def test_same_seed_gives_the_same_answers_and_another_seed_others(worker: ActorHandle, prompts: list[Prompt]) -> None:
-    pool = RayRolloutPool({"rollout-0": worker})
-    ray.get(worker.serve_folder.remote())
+def test_same_seed_gives_the_same_answers_and_another_seed_others(pool: RolloutPool, prompts: list[Prompt]) -> None:
+    pool.publish(FolderWeights())
     first, again, other = (answer(pool, prompts[:1], seed=seed)[0] for seed in (11, 11, 12))
     same = [np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(first.answers, again.answers, strict=True)]
     differs = [not np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(first.answers, other.answers, strict=True)]
@@ -114,22 +112,22 @@ def test_same_seed_gives_the_same_answers_and_another_seed_others(worker: ActorH
 def test_a_fresh_worker_refuses_to_serve_base_weights(
     tiny_model: Path, ray_cluster: None, prompts: list[Prompt]
 ) -> None:
+    """The pool never asks one; should it ever, the worker itself says no."""
     handle = start_worker(tiny_model, mask_tokens=False)
-    pool = RayRolloutPool({"rollout-0": handle})
-    with pytest.raises(RolloutError, match="before its first weight sync"):
-        answer(pool, prompts[:1], seed=0)
+    with pytest.raises(SyncError, match="before its first weight sync"):
+        ray.get(handle.generate.remote(prompts[0], Sampling(num_answers=1, temperature=0.0, max_tokens=4, seed=0)))
     ray.kill(handle)
 
 
-def test_an_altered_bucket_is_refused(tiny_model: Path, worker: ActorHandle) -> None:
+def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool) -> None:
     learner = start_learner(1, zero_stage=0)
     learner.begin_grpo(str(tiny_model), SETTINGS)
-    manifest, refs = learner.export_weights(7)
+    manifest, refs = learner.export_weights(7, timeout_s=60)
     bucket = ray.get(refs[0])
     data = bucket.data.copy()
     data[1000] ^= 1
     altered = ray.put(replace(bucket, data=data))
     with pytest.raises(SyncError, match="arrived altered"):
-        ray.get(worker.update_weights.remote(manifest, [altered, *refs[1:]]))
+        ray.get(only_worker(pool).update_weights.remote(manifest, [altered, *refs[1:]]))
     for rank in learner.ranks:
         ray.kill(rank)

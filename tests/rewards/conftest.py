@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from shapely import area
 
 from rewards import Said, Truth
 from rewards.duplicates import near_pairs
@@ -69,7 +70,10 @@ def make_scene(rng: np.random.Generator, kind: str) -> Scene:
 def stack(geometry: str, shapes: list[np.ndarray]) -> np.ndarray:
     """[N, K] shapes of one geometry; polygons repeat their last vertex up to the longest."""
     longest = NUM_NUMBERS.get(geometry) or max((len(shape) for shape in shapes), default=6)
-    rows = [np.concatenate([shape, np.tile(shape[-2:], (longest - len(shape)) // 2)]) for shape in shapes]
+    rows = [
+        shape if len(shape) == longest else np.concatenate([shape, np.tile(shape[-2:], (longest - len(shape)) // 2)])
+        for shape in shapes
+    ]
     return np.array(rows, dtype=np.int64).reshape(-1, longest)
 
 
@@ -107,19 +111,22 @@ def distinct(kind: str, labels: list[str], shapes: list[np.ndarray]) -> list[int
     """Places of shapes that have the area a truth needs and of which no two of a label (text: at all) are near."""
     geometry = geometry_of(kind)
     bare = Truth((), stack(geometry, []), (), geometry=geometry, sigmas_J=SIGMAS_J if kind == "keypoints" else None)
+    bins_NK = stack(geometry, shapes)
+    if geometry == "polygon":
+        sound_N = area(regions(bins_NK)) > 0
+    elif geometry == "point":
+        sound_N = np.ones(len(shapes), dtype=np.bool_)
+    else:
+        sound_N = (bins_NK[:, :2] < bins_NK[:, 2:4]).all(axis=1)
+    said = SimpleNamespace(labels=("",) * len(shapes), bins_NK=bins_NK, faults=(), absent=())
+    names = ["" if kind.startswith("text_") else label for label in labels]
+    pairs = near_pairs(read_shapes([said], bare), np.unique(names, return_inverse=True)[1])
+    near_NN = np.zeros((len(shapes), len(shapes)), dtype=np.bool_)
+    near_NN[pairs[:, 0], pairs[:, 1]] = near_NN[pairs[:, 1], pairs[:, 0]] = True
     kept: list[int] = []
-    for place in range(len(shapes)):
-        trial = [*kept, place]
-        bins_NK = stack(geometry, [shapes[index] for index in trial])
-        if geometry == "polygon":
-            sound = regions(bins_NK)[-1].area > 0
-        else:
-            sound = geometry == "point" or bool((bins_NK[-1, :2] < bins_NK[-1, 2:4]).all())
-        said = SimpleNamespace(labels=("",) * len(trial), bins_NK=bins_NK, faults=(), absent=())
-        names = ["" if kind.startswith("text_") else labels[index] for index in trial]
-        family_N = np.unique(names, return_inverse=True)[1]
-        if sound and not len(near_pairs(read_shapes([said], bare), family_N)):
-            kept = trial
+    for place in np.flatnonzero(sound_N).tolist():
+        if not near_NN[place, kept].any():
+            kept.append(place)
     return kept
 
 

@@ -36,9 +36,9 @@ def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Said:
 
 
 def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
-    """The shortcuts (free truth, chains of moves, groups joined one by one) against scoring anew, 200 crowds."""
+    """The shortcuts (free truth, chains of moves, groups joined one by one) against scoring anew, 80 crowds."""
     rng = np.random.default_rng(30)
-    for trial in range(200):
+    for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
         reward, num = reward_of_part(answer, truth), len(answer.labels)
         np.testing.assert_allclose(
@@ -51,10 +51,10 @@ def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random_scene: SceneMaker, name: str) -> None:
-    """One call for 8 answers of different lengths gives each answer's own gains, of the reward that is trained on."""
+    """One call for 4 answers of different lengths gives each answer's own gains, of the reward that is trained on."""
     rng = np.random.default_rng(31)
-    for trial in range(16):
-        scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(8)]
+    for trial in range(8):
+        scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(4)]
         truth = scenes[0][1]
         answers = [answer for answer, _ in scenes]
         for credit, differences in (("prefix", prefix_differences), ("leave_one_out", leave_one_out_differences)):
@@ -67,7 +67,7 @@ def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random
 def test_prefix_gains_add_up_to_the_reward(random_scene: SceneMaker) -> None:
     """They telescope to R(all) - R(none): credit neither makes nor loses reward."""
     rng = np.random.default_rng(32)
-    for trial in range(200):
+    for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
         reward = reward_of_part(answer, truth)
         everything, nothing = np.arange(len(answer.labels)), np.arange(0)

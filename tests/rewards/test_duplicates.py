@@ -30,7 +30,7 @@ def test_near_pairs_are_all_pairs_of_one_family_that_are_near(random_scene: Scen
     """The window along the x axis loses no pair: same pairs as every pair measured, odd shapes included."""
     rng = np.random.default_rng(0)
     found = 0
-    for _ in range(100):
+    for _ in range(40):
         scenes = [random_scene(rng, kind) for _ in range(4)]
         shapes = read_shapes([said for said, _ in scenes], scenes[0][1])
         num = sum(len(said.labels) for said, _ in scenes)
@@ -42,7 +42,7 @@ def test_near_pairs_are_all_pairs_of_one_family_that_are_near(random_scene: Scen
         assert len(pairs) == len(set(pairs))
         assert set(pairs) == expected
         found += len(pairs)
-    assert found > 300
+    assert found > 120
 
 
 @pytest.mark.parametrize("kind", ["box", "point", "polygon", "keypoints"])

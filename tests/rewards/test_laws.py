@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards import RewardWeights, Said, Truth, score_group
 from rewards.matching import UNMATCHED, match
 from rewards.overlaps import measure
+from tests.examples import examples
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
 
@@ -45,6 +46,8 @@ def insert(answer: Said, place: int, label: str, shape_K: np.ndarray) -> Said:
 
 def longer(bins_NK: np.ndarray, num_coordinates: int) -> np.ndarray:
     """Polygons of so many numbers; other shapes have them."""
+    if bins_NK.shape[1] == num_coordinates:
+        return bins_NK
     return np.concatenate([bins_NK, np.tile(bins_NK[:, -2:], (num_coordinates - bins_NK.shape[1]) // 2)], axis=1)
 
 
@@ -109,7 +112,7 @@ def _candidates(answer: Said, truth: Truth, rng: np.random.Generator) -> list[tu
 def test_laws_hold_in_seeded_crowds(random_scene: SceneMaker, kind: str) -> None:
     """Scenes of every kind, each with every copy, every unmatched removal and nine additions."""
     rng = np.random.default_rng(20)
-    num_scenes = 100 if "polygon" in kind else 300
+    num_scenes = 24 if "polygon" in kind else 64
     tried = sum(check_laws(*random_scene(rng, kind), rng) for _ in range(num_scenes))
     assert tried > 5 * num_scenes  # the search did meet unmatched shapes
 
@@ -126,7 +129,7 @@ def test_laws_hold_in_many_crowds(random_scene: SceneMaker, kind: str) -> None:
 def test_laws_hold_for_any_weights(random_scene: SceneMaker) -> None:
     """They come from the construction, not from the size of a penalty that hides a gain in F1; shaped boxes too."""
     rng = np.random.default_rng(21)
-    for trial in range(240):
+    for trial in range(64):
         scales = (rng.random(9) * (rng.random(9) < 0.5)).tolist()
         f1, duplicates, surplus, large, rejection, form, truncated, giou, centre = scales
         weights = RewardWeights(
@@ -146,7 +149,7 @@ def test_laws_hold_for_any_weights(random_scene: SceneMaker) -> None:
 def test_laws_hold_for_shaped_boxes(random_scene: SceneMaker) -> None:
     """GIoU and centres give a value to boxes that miss; a box without area must still be worth nothing."""
     rng = np.random.default_rng(26)
-    for _ in range(150):
+    for _ in range(60):
         check_laws(*random_scene(rng, "box"), rng, RewardWeights(giou=0.5, centre=0.5))
 
 
@@ -170,7 +173,7 @@ def _labelled_shapes(draw: st.DrawFn, kind: str, labels: str, most: int) -> list
     return shapes
 
 
-@settings(max_examples=400, deadline=None)
+@examples(2)
 @given(data=st.data(), kind=st.sampled_from(KINDS), seed=st.integers(0, 9))
 def test_laws_hold_where_hypothesis_looks(
     build_truth: Callable[..., Truth],
@@ -193,7 +196,7 @@ def test_laws_hold_where_hypothesis_looks(
 def test_a_perfect_answer_scores_the_maximum_for_every_record(random_scene: SceneMaker, kind: str) -> None:
     """Exactly f1's weight, in any order, whatever the number of truths; nothing in the search scores above."""
     rng = np.random.default_rng(22)
-    for _ in range(150):
+    for _ in range(40):
         answer, truth = random_scene(rng, kind)
         ideal = SimpleNamespace(labels=(), bins_NK=truth.bins_NK[:0], faults=(), absent=truth.empty_categories)
         order = rng.permutation(len(truth.labels)).tolist()
@@ -260,7 +263,7 @@ def test_a_lone_shape_moved_straight_toward_its_truth_never_lowers_f1(way: str) 
     holes, may lose on the way: the law is of boxes, and here of what else is convex.)"""
     rng = np.random.default_rng(23)
     step_G11 = np.linspace(0.0, 1.0, 41)[:, None, None]
-    for _ in range(60 if way == "polygon" else 300):
+    for _ in range(20 if way == "polygon" else 100):
         truth, start_1K = WAYS[way](rng)
         ways_G1K = start_1K + step_G11 * (truth.bins_NK - start_1K)
         answers = [SimpleNamespace(labels=("a",), bins_NK=way_1K, faults=(), absent=()) for way_1K in ways_G1K]
@@ -285,7 +288,7 @@ def test_for_an_empty_truth_none_for_every_category_is_the_only_maximum(
         SimpleNamespace(**nothing, faults=("stray_tokens", "truncated"), absent=()),
         SimpleNamespace(**nothing, faults=("truncated",), absent=("cat", "dog")),
     ]
-    for _ in range(100):
+    for _ in range(40):
         answer, _ = random_scene(rng, kind)
         if answer.labels:
             wrong += [answer, said(answer.labels, answer.bins_NK, right)]

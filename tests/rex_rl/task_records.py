@@ -12,6 +12,9 @@ from rex_rl.types import Object, Record
 
 SIDES = st.integers(1, 5000)
 SHARES = st.floats(0, 1)
+PLACES = st.tuples(SHARES, SHARES)
+REACHES = st.tuples(SHARES, st.sampled_from([True, False]), SHARES)
+"""Where a side begins, whether it is at most two pixels long, and what part of the longest it is."""
 NAMES = ("cat", "red circle", 'a "b", (c) < d', "tv/monitor", "café", "person1x")
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12).filter(str.strip)
 
@@ -40,27 +43,26 @@ def record_of(task: str, *objects: Object, size: tuple[int, int] = (1000, 1000),
 def boxes(draw: st.DrawFn, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """A box with area anywhere in an image, however small."""
     corners = []
-    for side in size:
-        low = draw(SHARES) * side
-        high = min(low + draw(st.floats(0, 2) | st.floats(0, side)), float(side))
+    for side, (start, is_short, share) in zip(size, draw(st.tuples(REACHES, REACHES)), strict=True):
+        low = start * side
+        high = min(low + share * (2 if is_short else side), float(side))
         corners.append((low, high) if low < high else (side * 0.5, side * 0.5 + 1e-6))
     (x0, x1), (y0, y1) = corners
     return x0, y0, x1, y1
 
 
-def points(size: tuple[int, int]) -> st.SearchStrategy[tuple[float, float]]:
-    return st.tuples(SHARES.map(lambda x: x * size[0]), SHARES.map(lambda y: y * size[1]))
-
-
 @st.composite
 def masks(draw: st.DrawFn, size: tuple[int, int]) -> Mask:
     """A mask with something in it."""
-    rest, runs = size[0] * size[1], [0]
-    before = draw(st.integers(0, rest - 1))
-    runs = [before, draw(st.integers(1, rest - before))]
-    while (rest := size[0] * size[1] - sum(runs)) > 0:
-        runs.append(draw(st.integers(1, rest)) if len(runs) < 8 else rest)
-    return Mask(size, compress(runs))
+    rest = size[0] * size[1]
+    runs: list[int] = []
+    for share in draw(st.lists(SHARES, min_size=2, max_size=8)):
+        if rest:
+            shortest = min(len(runs), 1)  # only the first, of what is outside, may be empty
+            longest = rest if runs else rest - 1
+            runs.append(shortest + int(share * (longest - shortest)))
+            rest -= runs[-1]
+    return Mask(size, compress([*runs, rest] if rest else runs))
 
 
 @st.composite
@@ -70,19 +72,20 @@ def geometries(draw: st.DrawFn, task: Task, size: tuple[int, int]) -> Mapping[st
         return {"bbox": draw(boxes(size))}
     if task.geometry is Geometry.POINT:
         x0, y0, x1, y1 = box = draw(boxes(size))
-        x, y = draw(SHARES), draw(SHARES)
+        x, y = draw(PLACES)
         inside = (min(x0 + x * (x1 - x0), x1), min(y0 + y * (y1 - y0), y1))
-        given = {"point": inside, "bbox": box, "mask": draw(masks(size))}
-        chosen = draw(st.lists(st.sampled_from(list(given)), min_size=1, unique=True))
+        chosen = draw(st.lists(st.sampled_from(["point", "bbox", "mask"]), min_size=1, unique=True))
+        given = {"point": inside, "bbox": box, "mask": draw(masks(size)) if "mask" in chosen else None}
         return {name: given[name] for name in chosen}
     if task.geometry is Geometry.POLYGON:
         x0, y0, x1, y1 = draw(boxes(size))
         if (x1 - x0) * (y1 - y0) < 1e-5:  # refused at load
             x0, y0, x1, y1 = 0.0, 0.0, *map(float, size)
         return {"polygon": ((x0, y0), (x1, y0), (x1, y1), (x0, y1))[: draw(st.integers(3, 4))]}
-    seen = draw(st.lists(st.none() | points(size), min_size=len(task.keypoints), max_size=len(task.keypoints)))
-    keypoints = dict(zip(task.keypoints, seen, strict=True)) | {task.keypoints[0]: draw(points(size))}
-    return {"bbox": draw(boxes(size)), "keypoints": keypoints}
+    first, *others = task.keypoints
+    seen = [draw(PLACES), *draw(st.lists(st.none() | PLACES, min_size=len(others), max_size=len(others)))]
+    points = [None if place is None else (place[0] * size[0], place[1] * size[1]) for place in seen]
+    return {"bbox": draw(boxes(size)), "keypoints": dict(zip([first, *others], points, strict=True))}
 
 
 @st.composite

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.answer_reader import FAULTS
@@ -14,6 +14,7 @@ from rex_rl.codec import Codec
 from rex_rl.tasks import TASKS, Geometry, Task
 from rex_rl.types import Object, Shapes
 from rex_rl.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.rex_rl.task_records import record_of
 from tests.rex_rl.token_reader import read_slowly
 
@@ -172,7 +173,7 @@ def mutated_answers(draw: st.DrawFn) -> str:
 
 
 @given(mutated_answers())
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_an_answer_without_a_fault_of_form_follows_the_grammar(codec: Codec, vocabulary: Vocabulary, said: str) -> None:
     """And one with such a fault does not: the format term has no hole."""
     tokens = [token for piece in said for token in vocabulary.encode(PIECES[piece])]
@@ -200,7 +201,7 @@ def require_same(vocabulary: Vocabulary, codec: Codec, tokens: list[int], task: 
 
 @pytest.mark.parametrize("task", SEGMENTED, ids=lambda task: task.name)
 @given(said=mutated_answers() | st.text("RrBbcc,N wE?", max_size=40))
-@settings(max_examples=120, deadline=None)
+@examples(0.6)
 def test_the_reader_says_what_the_state_machine_says(
     codec: Codec, vocabulary: Vocabulary, task: Task, said: str
 ) -> None:
@@ -211,7 +212,7 @@ def test_the_reader_says_what_the_state_machine_says(
 
 
 @given(st.lists(st.integers(-3, 2**40) | st.integers(0, 1600), max_size=60), st.sampled_from(SEGMENTED))
-@settings(max_examples=300, deadline=None)
+@examples(3)
 def test_random_ids_never_raise(codec: Codec, vocabulary: Vocabulary, tokens: list[int], task: Task) -> None:
     require_consistent(codec.decode(tokens, task=task, categories=("cat",)), len(tokens), task)
     require_same(vocabulary, codec, tokens, task)
@@ -256,7 +257,7 @@ def fuzz(rng: np.random.Generator, codec: Codec, vocabulary: Vocabulary, num: in
 
 def test_mutated_answers_never_raise(codec: Codec, vocabulary: Vocabulary) -> None:
     """A short form of the soak test, with a look at what was decoded."""
-    for task, tokens_T in fuzz(np.random.default_rng(0), codec, vocabulary, 3000):
+    for task, tokens_T in fuzz(np.random.default_rng(0), codec, vocabulary, 1500):
         shapes = codec.decode(tokens_T, task=task, categories=("cat",))
         require_consistent(shapes, tokens_T.size, task)
         if task.geometry is not Geometry.KEYPOINTS:

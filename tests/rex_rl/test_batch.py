@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.batch import (
     MicroBatch,
+    alone,
     estimated_prompt_tokens,
+    halves,
     pack_micro_batches,
     packed_tokens,
     plan_micro_batches,
@@ -53,7 +55,6 @@ def answers_of(batches: list[MicroBatch]) -> list[tuple[str, int]]:
 
 
 @given(LENGTHS, st.integers(1, 4), BUDGETS, st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
 def test_a_plan_forwards_every_answer_once_and_keeps_ranks_in_step(
     lengths: list[list[int]], num_ranks: int, token_budget: int, num_at_least: int
 ) -> None:
@@ -75,7 +76,6 @@ def test_a_plan_forwards_every_answer_once_and_keeps_ranks_in_step(
 
 
 @given(LENGTHS, BUDGETS, st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
 def test_rows_times_the_longest_row_stay_in_the_budget(
     lengths: list[list[int]], token_budget: int, num_at_least: int
 ) -> None:
@@ -87,7 +87,6 @@ def test_rows_times_the_longest_row_stay_in_the_budget(
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8), BUDGETS)
-@settings(max_examples=80, deadline=None)
 def test_a_cut_group_keeps_the_order_of_its_answers(lengths: list[int], token_budget: int) -> None:
     (group,) = step_of([lengths])
     parts = split_group(group, token_budget)
@@ -98,7 +97,6 @@ def test_a_cut_group_keeps_the_order_of_its_answers(lengths: list[int], token_bu
 
 
 @given(LENGTHS, st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
 def test_gradient_accumulation_cuts_into_as_many_pieces(lengths: list[list[int]], num_at_least: int) -> None:
     batches = pack_micro_batches(step_of(lengths), token_budget=10**6, num_at_least=num_at_least)
     assert len(batches) >= min(num_at_least, len(lengths))
@@ -118,7 +116,6 @@ def test_a_rank_without_work_joins_in_with_no_weight() -> None:
 
 
 @given(LENGTHS, st.integers(1, 4))
-@settings(max_examples=80, deadline=None)
 def test_ranks_share_tokens_evenly(lengths: list[list[int]], num_ranks: int) -> None:
     """No rank has more than another by a whole group: the longest are dealt first, each to the emptiest."""
     shares = share_among_ranks(step_of(lengths), num_ranks)
@@ -134,3 +131,27 @@ def test_a_prompt_is_about_as_long_as_its_image() -> None:
     assert 49 < estimated_prompt_tokens(scene) < 100
     (group,) = step_of([[5, 7]])
     assert packed_tokens(replace(group, prompt=scene)) == estimated_prompt_tokens(scene) + 12
+
+
+@given(LENGTHS)
+def test_halving_ends_at_single_answers_and_loses_none(lengths: list[list[int]]) -> None:
+    """By groups first, then by answers; order and weights stay, and what cannot be halved is given back as it is."""
+    batches = [MicroBatch(groups=tuple(step_of(lengths)))]
+    while len(split := [half for batch in batches for half in halves(batch)]) > len(batches):
+        assert all(len(half.groups) >= 1 for half in split)
+        batches = split
+    assert all(len(batch.groups) == len(batch.groups[0].answers) == 1 for batch in batches)
+    there = [one for group in step_of(lengths) for one in group.answers]
+    left = [batch.groups[0].answers[0] for batch in batches]
+    assert [one.answer.tokens_T.size for one in left] == [one.answer.tokens_T.size for one in there]
+    assert [one.token_weight for one in left] == [one.token_weight for one in there]
+
+
+def test_without_sharing_every_answer_brings_its_own_prompt() -> None:
+    """The plain path: as many groups as answers, in their order, nothing else changed."""
+    groups = step_of([[3, 5], [4]])
+    single = alone(groups)
+    assert [(group.prompt.uid, len(group.answers)) for group in single] == [
+        (group.prompt.uid, 1) for group in groups for _ in group.answers
+    ]
+    assert [group.answers[0] for group in single] == [one for group in groups for one in group.answers]

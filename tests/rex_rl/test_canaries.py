@@ -1,6 +1,7 @@
 """Canaries: which rewards pay for cheating, when they are tried, and what a run is told."""
 
 import pickle
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,18 @@ def crowded(seed: int, task: str = "detection") -> Record:
     )
 
 
-CROWD = [crowded(seed) for seed in range(24)] + [crowded(seed, "pointing") for seed in range(24)]
+BOXED = [crowded(seed) for seed in range(16)]
+CROWD = BOXED + [crowded(seed, "pointing") for seed in range(16)]
 
 
 def rule(name: str = "matched", **settings: Any) -> RewardRule:
     return RewardRule(RewardConfig(name=name, **settings))
+
+
+@cache
+def crowd_under(name: str) -> CanaryReport:
+    """What the crowd finds out about a reward, tried once for all tests."""
+    return run_canaries(CROWD, rule(name))
 
 
 def watch(records: list[Record], name: str = "matched", **settings: Any) -> tuple[CanaryWatch, Log]:
@@ -64,9 +72,9 @@ def watch(records: list[Record], name: str = "matched", **settings: Any) -> tupl
 
 def test_no_cheat_pays_under_the_default_reward() -> None:
     """Boxes and points, in crowds: every cheat is below the imperfect answer, which is worth something."""
-    report = run_canaries(CROWD, rule())
+    report = crowd_under("matched")
     assert report.winners == ()
-    assert (set(report.totals), report.num_records) == ({"detection", "pointing"}, 48)
+    assert (set(report.totals), report.num_records) == ({"detection", "pointing"}, 32)
     assert set(report.totals["detection"]) == {"imperfect", *CHEATS}
     for totals in report.totals.values():
         assert 0.4 < totals["imperfect"] < 0.6
@@ -75,10 +83,10 @@ def test_no_cheat_pays_under_the_default_reward() -> None:
 
 def test_copies_beat_the_honest_answer_under_the_released_codes_formula() -> None:
     """Its precision is the mean of best IoUs, so more of the best box raises it; the paper's formula counts them."""
-    report = run_canaries(CROWD, rule("official"))
+    report = crowd_under("official")
     assert ("detection", "copies") in report.winners
     assert "CHEATING PAYS under reward `official`" in report.text
-    assert run_canaries(CROWD, rule("paper")).winners == ()
+    assert crowd_under("paper").winners == ()
 
 
 def test_weights_that_invite_a_cheat_are_found_out() -> None:
@@ -102,7 +110,7 @@ def test_metrics_are_means_over_tasks() -> None:
 
 def test_equal_is_not_above() -> None:
     """A single label leaves `official` nothing to gain from swapped corners, which it mends: the same total."""
-    totals = run_canaries(CROWD, rule("official")).totals["detection"]
+    totals = crowd_under("official").totals["detection"]
     assert totals["swapped_corners"] == totals["imperfect"]
 
 
@@ -138,7 +146,7 @@ def test_a_resumed_run_looks_at_the_same_records() -> None:
 
 
 def test_a_reward_that_can_be_gamed_warns_at_every_check_and_the_run_goes_on() -> None:
-    canaries, log = watch(CROWD[:24], "official", every=1, num_records=24)
+    canaries, log = watch(BOXED, "official", every=1, num_records=16)
     canaries.start()
     assert canaries.metrics(1)["canary/winners"] >= 1
     assert [event["event"] for event in log.events] == ["canaries"] * 2
@@ -147,7 +155,7 @@ def test_a_reward_that_can_be_gamed_warns_at_every_check_and_the_run_goes_on() -
 
 
 def test_strict_ends_the_run_with_one_line() -> None:
-    canaries, _ = watch(CROWD[:24], "official", num_records=24, strict=True)
+    canaries, _ = watch(BOXED, "official", num_records=16, strict=True)
     with pytest.raises(ConfigError, match=r"^reward\.canaries\.strict = true: .*detection: copies 0\.\d+"):
         canaries.start()
     assert watch(CROWD, strict=True)[0].start() is None
@@ -155,7 +163,7 @@ def test_strict_ends_the_run_with_one_line() -> None:
 
 def test_records_are_shared_out_over_tasks_and_none_is_taken_twice() -> None:
     """Eight of a file with one record of pointing: four of detection, and that one."""
-    canaries, _ = watch([*CROWD[:24], CROWD[24]], num_records=8)
+    canaries, _ = watch([*BOXED, crowded(0, "pointing")], num_records=8)
     for turn in range(8):
         names = [record.id for record in canaries._records(turn)]
         assert len(set(names)) == len(names) == 5

@@ -20,7 +20,7 @@ from PIL import Image
 
 from rex_rl import cli, launch, run_report
 from rex_rl.config import config_reference, load_config
-from rex_rl.errors import ConfigError, RolloutError
+from rex_rl.errors import ConfigError, RolloutError, Stopped
 from rex_rl.prediction import Prediction, question_about
 from rex_rl.types import Shapes
 
@@ -120,15 +120,15 @@ def test_a_users_mistake_is_one_line_and_status_2(root: Path) -> None:
     )
 
 
-def test_a_wrong_use_of_the_command_line_is_status_2(root: Path) -> None:
-    done = process("predict", "--image", "x.png", root=root)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Missing option" in done.stderr
+def test_a_wrong_use_of_the_command_line_is_status_2(rex: Rex) -> None:
+    status, out, err = rex("predict", "--image", "x.png")
+    assert (status, out) == (2, "")
+    assert "Missing option" in err
 
 
 def test_an_unexpected_error_keeps_its_traceback_and_is_status_1(root: Path) -> None:
     code = """
-    def train(config):
+    def train(config, accept_changes):
         raise ZeroDivisionError("a bug")
     """
     run = with_launcher(code, "train", "configs/quickstart.yaml", root=root)
@@ -142,7 +142,7 @@ def test_an_interrupt_is_status_130(root: Path) -> None:
     code = """
     import time
 
-    def train(config):
+    def train(config, accept_changes):
         print("started", flush=True)
         time.sleep(60)
     """
@@ -216,6 +216,14 @@ def test_an_override_that_looks_like_an_option_is_refused(
     assert "grpo.num_steps=10" in err
 
 
+def test_a_run_that_was_asked_to_end_says_from_where_it_goes_on(
+    rex: Rex, stand_in: Callable[[str, Any], MagicMock], config: Path
+) -> None:
+    """In one line, which is no error, and with the status of a process that SIGTERM ended."""
+    stand_in("train", Stopped("ended in order by SIGTERM; submit the same command again"))
+    assert rex("train", config) == (143, "", "rex-rl: ended in order by SIGTERM; submit the same command again\n")
+
+
 # train
 
 
@@ -224,7 +232,9 @@ def test_train_passes_the_checked_configuration_on(
 ) -> None:
     train = stand_in("train", tmp_path / "runs" / "small")
     assert rex("train", config, "grpo.num_steps=3", "stages=[grpo]") == (0, f"{tmp_path}/runs/small\n", "")
-    train.assert_called_once_with(load_config(config, ["grpo.num_steps=3", "stages=[grpo]"]))
+    train.assert_called_once_with(load_config(config, ["grpo.num_steps=3", "stages=[grpo]"]), accept_changes=False)
+    rex("train", config, "--accept-changes")
+    train.assert_called_with(load_config(config), accept_changes=True)
 
 
 def test_a_dry_run_starts_nothing_and_prints_yaml_with_the_plan(

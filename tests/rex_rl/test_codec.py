@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rex_rl.codec import (
@@ -23,6 +23,7 @@ from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Object, Record, Shapes
 from rex_rl.vocabulary import Vocabulary
 from tests import fakes
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -64,7 +65,7 @@ def sized_boxes(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
 
 
 @given(sized_boxes())
-@settings(max_examples=150, deadline=None)
+@examples(2)
 def test_a_box_keeps_its_area_and_moves_by_half_a_bin(case: tuple[tuple[int, int], Box]) -> None:
     """Every side lands within half a bin of its place; only a box thinner than a bin has one side a bin further."""
     size, box = case
@@ -92,7 +93,6 @@ def test_a_box_in_one_bin_is_widened_inwards(box: Box, bins: list[int]) -> None:
 
 
 @given(SIDES, SIDES, SHARES, SHARES)
-@settings(max_examples=80, deadline=None)
 def test_a_point_moves_by_half_a_bin(width: int, height: int, across: float, down: float) -> None:
     point_12 = np.array([[across * width, down * height]])
     error_12 = np.abs(dequantise(quantise(point_12, (width, height)), (width, height)) - point_12)
@@ -100,7 +100,6 @@ def test_a_point_moves_by_half_a_bin(width: int, height: int, across: float, dow
 
 
 @given(st.lists(st.integers(0, GRID_STEPS), min_size=4, max_size=4), SIDES, SIDES)
-@settings(max_examples=80, deadline=None)
 def test_what_is_on_the_grid_stays_there(bins: list[int], width: int, height: int) -> None:
     """Quantising the pixels of a bin gives the bin: a perfect answer is a perfect answer."""
     x0, y0, x1, y1 = bins
@@ -166,7 +165,6 @@ def test_points_come_back(codec: Codec) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["red circle", "blue square", "cat, sitting"]), sized_boxes()), max_size=12))
-@settings(max_examples=80, deadline=None)
 def test_an_encoded_answer_decodes_to_the_truth(
     codec: Codec, vocabulary: Vocabulary, drawn: list[tuple[str, tuple[object, Box]]]
 ) -> None:
@@ -193,7 +191,7 @@ def test_spans_cover_a_shape_and_the_separator_before_it(codec: Codec, vocabular
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))
-@settings(max_examples=150, deadline=None)
+@examples(2)
 def test_any_category_reads_as_asked(codec: Codec, category: str) -> None:
     """Whatever normalisation does to a name (NFC, spaces at its ends), shapes come back under the name asked for."""
     assume(category.strip() and not re.search(r"<.*>", category))  # marks and coordinates written out are no name

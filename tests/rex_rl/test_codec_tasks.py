@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.masks import Mask, points_in_masks
@@ -15,6 +15,7 @@ from rex_rl.rle import compress
 from rex_rl.tasks import TASKS
 from rex_rl.types import Object, Shapes
 from rex_rl.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.rex_rl.task_records import record_of, records
 
 ALL = pytest.mark.parametrize("task", TASKS)
@@ -30,7 +31,7 @@ def decode(codec: Codec, text: str, task: str, categories: tuple[str, ...] = ("c
 
 @ALL
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@examples(0.2)
 def test_an_encoded_answer_decodes_to_the_truth(codec: Codec, task: str, data: st.DataObject) -> None:
     """In real tokens, whatever the category order: every shape once, under its label, and no fault."""
     record = data.draw(records(task))
@@ -47,7 +48,7 @@ def test_an_encoded_answer_decodes_to_the_truth(codec: Codec, task: str, data: s
 
 @ALL
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@examples(0.2)
 def test_shapes_are_written_by_ascending_first_coordinate(codec: Codec, task: str, data: st.DataObject) -> None:
     """Within a category or a text; and texts by their first shape."""
     record = data.draw(records(task))
@@ -65,7 +66,7 @@ def test_shapes_are_written_by_ascending_first_coordinate(codec: Codec, task: st
 
 @ALL
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@examples(0.2)
 def test_objects_come_back_within_half_a_bin(codec: Codec, task: str, data: st.DataObject) -> None:
     """Decoded objects lie where their grid shapes do, and putting them on the grid again changes nothing."""
     record = data.draw(records(task))
@@ -193,7 +194,6 @@ def test_where_to_point() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
 def test_the_true_point_is_right(data: st.DataObject) -> None:
     """In its mask where every object has one that a line of the grid meets, else in its box, both inclusive."""
     truth = truth_on_grid(data.draw(records("pointing")))

@@ -74,6 +74,9 @@ def test_later_overrides_win_and_leave_neighbours_alone(file: Path) -> None:
         ("stages=[grpo, sft]", "stages = [grpo, sft]: should be one of"),
         ("name=../x", "name = ../x: should be letters"),
         ("grpo.clip_low=0.5", "grpo.clip_low = 0.5: above grpo.clip_high = 0.3"),
+        ("grpo.algorithm=ppo", "grpo.algorithm = ppo: should be 'grpo', 'dr_grpo', 'dapo', 'gspo' or 'cispo'"),
+        ("grpo.importance=tis", "grpo.importance = tis: needs grpo.old_logprobs = recompute"),
+        ("grpo.overlong_buffer=5000", "grpo.overlong_buffer = 5000: above grpo.max_answer_tokens = 4096"),
         ("grpo.frozen=[vision, projector, language]", "leaves nothing to train"),
         ("learner.num_ranks=65", "learner.num_ranks = 65: more than grpo.prompts_per_step = 64"),
         ("sft.gradient_accumulation=129", "more pieces than sft.batch_size = 128"),
@@ -102,6 +105,33 @@ def test_a_wrong_value_is_named_with_its_limit_and_its_place(file: Path, overrid
     message = refusal(file, override)
     assert expected in message
     assert message.startswith(f"{file}, override: ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ("sequence_mean", 0.2, 0.3, True, "k3", 5.0)),
+        (["grpo.algorithm=dr_grpo"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
+        (["grpo.algorithm=dr_grpo", "grpo.advantage.discount=0.5"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
+        (["grpo.algorithm=dapo"], ("token_mean", 0.2, 0.28, True, "k3", 5.0)),
+        (["grpo.algorithm=gspo"], ("sequence_mean", 3e-4, 4e-4, True, "k3", 5.0)),
+        (["grpo.algorithm=cispo", "grpo.clip_high=2"], ("token_mean", 1.0, 2.0, True, "k3", 5.0)),
+        (["grpo.token_weighting=constant"], ("constant", 0.2, 0.3, True, "k3", 5.0)),
+        (["grpo.kl_in=reward"], ("sequence_mean", 0.2, 0.3, True, "k1", 5.0)),
+        (["grpo.old_logprobs=recompute", "grpo.importance=tis"], ("sequence_mean", 0.2, 0.3, True, "k3", 2.0)),
+    ],
+)
+def test_an_algorithm_sets_what_is_not_given(
+    file: Path, tmp_path: Path, overrides: list[str], expected: tuple[object, ...]
+) -> None:
+    """The resolved configuration shows the values and loads to the same."""
+    config = load_config(file, overrides)
+    one = config.grpo
+    values = (one.token_weighting, one.clip_low, one.clip_high, one.advantage.normalise_std, one.kl_estimator)
+    assert (*values, one.importance_high) == expected
+    copy = tmp_path / "config.yaml"
+    copy.write_text(dump_config(config))
+    assert load_config(copy) == config
 
 
 @pytest.mark.parametrize("override", ["num_steps", "=3", "a..b=3", "grpo.=3", "--seed=3", "wandb.group=["])

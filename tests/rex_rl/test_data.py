@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.codec import Codec, encode_answer
@@ -18,7 +18,6 @@ RECORDS = [fakes.record(f"r{i}", boxes=1 + i % 3) for i in range(7)]
 
 
 @given(st.integers(0, 60), st.integers(0, 20), st.integers(0, 20), st.integers(0, 2**32 - 1))
-@settings(max_examples=80, deadline=None)
 def test_a_prompt_depends_on_seed_and_position_only(first: int, count: int, before: int, seed: int) -> None:
     """Asked for at once, in pieces, again, or by another process: the same prompts."""
     stream = PromptStream(records=RECORDS, seed=seed, paraphrase=True)
@@ -30,7 +29,6 @@ def test_a_prompt_depends_on_seed_and_position_only(first: int, count: int, befo
 
 
 @given(st.integers(0, 5), st.integers(0, 1000))
-@settings(max_examples=50, deadline=None)
 def test_an_epoch_uses_every_record_once(epoch: int, seed: int) -> None:
     prompts = PromptStream(records=RECORDS, seed=seed).prompts(epoch * len(RECORDS), len(RECORDS))
     assert Counter(prompt.record.id for prompt in prompts) == Counter(record.id for record in RECORDS)
@@ -74,7 +72,6 @@ def test_evaluation_asks_officially_in_the_order_of_the_file() -> None:
 
 
 @given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 100))
-@settings(max_examples=80, deadline=None)
 def test_a_split_holds_back_its_share(count: int, fraction: float, seed: int) -> None:
     """Every record on one side, in the file's order, at least one on each."""
     records = [fakes.record(f"{i}") for i in range(count)]

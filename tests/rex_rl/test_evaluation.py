@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -245,7 +245,6 @@ images = st.lists(st.builds(lambda truth, said: image(truth, said, size=20), ord
 
 
 @given(images, ordered.filter(bool), ordered)
-@settings(max_examples=100, deadline=None)
 def test_equals_a_slow_reference(results: list[ImageResult], truth: Labelled, said: Labelled) -> None:
     """Crowded boxes on a coarse grid (many ties, copies, swapped corners): every figure as by the book."""
     everything = [*results, image(truth, said, size=20)]

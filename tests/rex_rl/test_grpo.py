@@ -2,16 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rex_rl import grpo
 from rex_rl.checkpoints import StageCheckpoints
-from rex_rl.config import GrpoConfig
+from rex_rl.config import GrpoConfig, GuardsConfig
 from rex_rl.data import PromptStream
-from rex_rl.errors import NonFiniteError
+from rex_rl.errors import NonFiniteError, Stopped
 from rex_rl.feed import RolloutFeed
+from rex_rl.guards import GuardedLearner
 from rex_rl.interfaces import Progress
 from rex_rl.types import TrainGroup
 from tests import fakes
@@ -33,18 +35,20 @@ class Run:
         self.progress = progress or fakes.FakeProgress(self.events, start=start)
         self.sync = fakes.FakeSync(self.events, self.pool)
 
+    def collaborators(self) -> dict[str, Any]:
+        return {
+            "feed": RolloutFeed(self.pool, STREAM, self.config, seed=0),
+            "rewards": fakes.FakeRewards(self.events),
+            "canaries": fakes.FakeCanaries(),
+            "learner": self.learner,
+            "sync": self.sync,
+            "progress": self.progress,
+            "heldout": self.heldout,
+            "log": self.log,
+        }
+
     def train(self) -> "Run":
-        grpo.train(
-            self.config,
-            feed=RolloutFeed(self.pool, STREAM, self.config, seed=0),
-            rewards=fakes.FakeRewards(self.events),
-            canaries=fakes.FakeCanaries(),
-            learner=self.learner,
-            sync=self.sync,
-            progress=self.progress,
-            heldout=self.heldout,
-            log=self.log,
-        )
+        grpo.train(self.config, **self.collaborators())
         return self
 
     def steps_of(self, *names: str) -> list[int]:
@@ -69,10 +73,11 @@ def test_one_step_in_its_order() -> None:
         ("step", 1),
         ("publish", 1),
         *submits[PROMPTS:],
+        ("after_step", 1),
         ("score", PROMPTS),
         ("step", 2),
         ("publish", 2),
-        ("save", 2),
+        ("after_step", 2),
         ("evaluate", 2),
     ]
 
@@ -93,9 +98,9 @@ def test_every_publish_follows_a_step_and_no_answer_is_too_old(max_staleness: in
     assert [uid for uid, _ in run.pool.submitted] == learned, "nothing is answered in vain"
 
 
-def test_checkpoints_and_evaluations_come_when_due() -> None:
-    run = Run(num_steps=7, eval_every=3, save_every=2).train()
-    assert run.steps_of("save") == [2, 4, 6, 7]
+def test_checkpoints_may_come_at_every_step_and_evaluations_when_due() -> None:
+    run = Run(num_steps=7, eval_every=3).train()
+    assert run.steps_of("after_step") == [1, 2, 3, 4, 5, 6, 7]
     assert run.steps_of("evaluate") == [3, 6, 7]
     assert [(stage, step) for stage, step, _ in run.log.evaluations] == [("grpo", 3), ("grpo", 6), ("grpo", 7)]
 
@@ -126,7 +131,10 @@ def test_a_resumed_run_learns_from_the_same_batches(tmp_path: Path, max_stalenes
     settings = {"num_steps": 6, "save_every": 3, "max_staleness": max_staleness, "schedule": "linear"}
     whole = Run(**settings).train()
 
-    first = Run(progress=StageCheckpoints(tmp_path, "grpo", keep=2), **settings)
+    def checkpoints() -> StageCheckpoints:
+        return StageCheckpoints(tmp_path, "grpo", GrpoConfig(**settings))
+
+    first = Run(progress=checkpoints(), **settings)
     learn = first.learner.step
 
     def until_it_is_killed(groups: list[TrainGroup], factor: float) -> dict:
@@ -135,10 +143,11 @@ def test_a_resumed_run_learns_from_the_same_batches(tmp_path: Path, max_stalenes
         return learn(groups, factor)
 
     first.learner.step = until_it_is_killed  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), first.progress:  # type: ignore[attr-defined]
         first.train()
 
-    second = Run(progress=StageCheckpoints(tmp_path, "grpo", keep=2), **settings).train()
+    with checkpoints() as progress:
+        second = Run(progress=progress, **settings).train()
     assert second.events[:2] == [("load", 3), ("publish", 3)]
     assert [uids(batch) for batch in second.learner.batches] == [uids(batch) for batch in whole.learner.batches[3:]]
     assert whole.learner.factors == pytest.approx([1 - step / 6 for step in range(6)])
@@ -149,13 +158,13 @@ def test_a_resumed_run_learns_from_the_same_batches(tmp_path: Path, max_stalenes
 def test_a_run_killed_before_its_last_evaluation_still_has_figures() -> None:
     """Its checkpoint says that all steps are done; only the judgement is missing."""
     run = Run(num_steps=4, start=4).train()
-    assert run.steps_of("step", "save") == []
+    assert run.steps_of("step", "after_step") == []
     assert run.order("publish", "evaluate") == [("publish", 4), ("evaluate", 4)]
     assert run.log.evaluations == [("grpo", 4, {"f1_50": 4.0})]
 
 
 def test_a_loss_that_is_no_number_stops_before_anything_is_published_or_saved(caplog: pytest.LogCaptureFixture) -> None:
-    run = Run(num_steps=3, save_every=1)
+    run = Run(num_steps=3)
     learn = run.learner.step
 
     def diverging(groups: list[TrainGroup], factor: float) -> dict:
@@ -167,4 +176,35 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_published_or_saved(ca
     with caplog.at_level(logging.WARNING), pytest.raises(NonFiniteError):
         run.train()
     assert run.steps_of("publish") == [0, 1]
-    assert run.steps_of("save") == [1]
+    assert run.steps_of("after_step") == [1]
+
+
+def test_a_run_asked_to_end_does_so_behind_the_step_and_its_checkpoint() -> None:
+    """Nothing is evaluated or learned afterwards, and the step is in the log."""
+    run = Run(num_steps=5, eval_every=1)
+    run.progress = fakes.FakeProgress(run.events, last=2)
+    with pytest.raises(Stopped):
+        run.train()
+    assert run.steps_of("step") == run.steps_of("after_step") == [1, 2]
+    assert run.steps_of("evaluate") == [1]
+    assert [step for _, step, _ in run.log.steps] == [1, 2]
+
+
+def test_a_guarded_learner_skips_a_step_and_the_loop_goes_on(tmp_path: Path) -> None:
+    """The step counts as done, the same weights are published under its number, and the next prompts are asked."""
+    run = Run(num_steps=3)
+    learn = run.learner.step
+
+    def diverging(groups: list[TrainGroup], factor: float) -> dict:
+        learned = learn(groups, factor)
+        if run.learner.num_steps == 2:
+            raise NonFiniteError("loss is nan")
+        return learned
+
+    run.learner.step = diverging  # type: ignore[method-assign]
+    guarded = GuardedLearner(run.learner, GuardsConfig(), stage="grpo", folder=tmp_path)
+    grpo.train(run.config, **{**run.collaborators(), "learner": guarded})
+    assert run.steps_of("publish") == [0, 1, 2, 3]
+    assert [metrics["guards/skipped_steps"] for _, _, metrics in run.log.steps] == [0, 1, 1]
+    assert ["loss" in metrics for _, _, metrics in run.log.steps] == [True, False, True]
+    assert [uid for uid, _ in run.pool.submitted] == [prompt.uid for prompt in STREAM.prompts(0, 3 * PROMPTS)]

@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.codec import Codec, encode_answer, objects_of
 from rex_rl.tasks import TASKS
 from rex_rl.types import Object, Shapes
 from rex_rl.vocabulary import Vocabulary
+from tests.examples import examples
 from tests.rex_rl.task_records import record_of
 
 TASK = TASKS["keypoint_person"]
@@ -182,7 +183,7 @@ def test_any_category_reads_as_asked(codec: Codec, category: str) -> None:
 
 
 @given(st.text('{}":, \\<>`0aebbox\n', max_size=300))
-@settings(max_examples=200, deadline=None)
+@examples(2)
 def test_no_text_makes_it_raise(codec: Codec, text: str) -> None:
     read(codec, text)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.positions import lay_out_group, prompt_positions
@@ -15,7 +15,6 @@ def prompt_with_image(rows: int, columns: int, before: int, after: int) -> np.nd
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 5))
-@settings(max_examples=80, deadline=None)
 def test_positions_of_a_prompt(rows: int, columns: int, before: int, after: int) -> None:
     """Text counts on all axes alike; patches share a time step, no two a place; text goes on from the largest."""
     positions_3P = prompt_positions(
@@ -39,7 +38,6 @@ def test_a_grid_that_does_not_fit_is_a_mistake_of_ours() -> None:
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(2, 9))
-@settings(max_examples=80, deadline=None)
 def test_every_answer_is_laid_out_as_if_it_stood_alone(lengths: list[int], num_prompt: int) -> None:
     """Same positions, and each token is predicted by the one before it, the first by the prompt's last."""
     tokens_P = np.arange(num_prompt) + 1000

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
@@ -146,7 +146,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(changes=st.lists(st.dictionaries(st.sampled_from(sorted(GOOD)), VALUES, min_size=1), min_size=1, max_size=3))
 def test_whatever_a_field_holds_the_record_is_good_or_named(
     tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from rex_rl.errors import DataError
 from rex_rl.records import RecordSet, check_report, read_records, write_records
 from rex_rl.tasks import TASKS
 from rex_rl.types import Object, Record
+from tests.examples import examples
 from tests.rex_rl.task_records import records
 
 NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
@@ -252,7 +253,7 @@ def test_the_report_of_only_bad_records_ends_with_their_count(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("task", TASKS)
-@settings(deadline=None, max_examples=25)
+@examples(0.2)
 @given(data=st.data())
 def test_what_is_written_is_read_back_equal(
     tmp_path_factory: pytest.TempPathFactory, task: str, data: st.DataObject

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_masks
@@ -16,7 +16,6 @@ PIXELS = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
 
 
 @given(PIXELS)
-@settings(max_examples=150, deadline=None)
 def test_the_form_is_cocos(pixels_HW: np.ndarray) -> None:
     """Written and read as pycocotools does, however long the runs."""
     counts = coco_masks.encode(np.asfortranarray(pixels_HW))["counts"]
@@ -31,7 +30,6 @@ def test_runs_come_back(runs: list[int]) -> None:
 
 
 @given(PIXELS)
-@settings(max_examples=150, deadline=None)
 def test_the_place_to_point_at_is_inside(pixels_HW: np.ndarray) -> None:
     """On the grid, as rewards look it up, and in pixels; None of a mask of nothing."""
     height, width = pixels_HW.shape
@@ -45,7 +43,6 @@ def test_the_place_to_point_at_is_inside(pixels_HW: np.ndarray) -> None:
 
 
 @given(st.integers(1000, 9000), st.data())
-@settings(max_examples=60, deadline=None)
 def test_a_mask_between_the_lines_of_the_grid_has_no_place(width: int, data: st.DataObject) -> None:
     """In an image wider than the grid a column of pixels may lie where no line does."""
     column = data.draw(st.integers(0, width - 1))

@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl import run_folder
 from rex_rl.config import Config, dump_config
 from rex_rl.errors import ConfigError
-from rex_rl.run_folder import CONFIG, MODEL, STATE, SUMMARY, RunFolder
+from rex_rl.records import BadRecord
+from rex_rl.run_folder import CONFIG, MODEL, QUARANTINE, STATE, SUMMARY, RunFolder
+from rex_rl.run_log import RunLog
+from rex_rl.stopping import StopRequest
+from tests import fakes
 
 
 def config_in(root: Path, **changes: Any) -> Config:
@@ -116,7 +121,6 @@ TREES = st.recursive(
 
 
 @given(TREES)
-@settings(max_examples=80, deadline=None)
 def test_parts_are_disjoint_and_add_up(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
     """However parts nest and repeat, their seconds sum to what passed inside them."""
     clock = Clock()
@@ -192,4 +196,38 @@ def test_the_state_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_checkpoints_lie_below_the_run(tmp_path: Path) -> None:
     run = RunFolder.open(config_in(tmp_path))
-    assert run.checkpoints("sft", keep=2).newest_step() == 0
+    log, stop = RunLog(run.folder, tracker=None), StopRequest()
+    config = config_in(tmp_path, seed=5, sft={"save_every": 0, "num_steps": 2, "batch_size": 3})
+    learner = fakes.FakeLearner([])
+    with log, run.checkpoints(config, "sft", log=log, stop=stop) as progress:
+        assert progress.restore(learner) == 0
+        progress.after_step(2, learner)
+    manifest = json.loads((run.folder / "checkpoints" / "sft_000002" / "manifest.json").read_text())
+    assert {name: manifest[name] for name in ("stage", "step", "position", "seed", "wandb_run_id")} == {
+        "stage": "sft",
+        "step": 2,
+        "position": 6,
+        "seed": 5,
+        "wandb_run_id": None,
+    }
+
+
+def test_changes_are_accepted_when_told_and_every_one_is_named(tmp_path: Path) -> None:
+    """The new configuration is the run's from then on; without a change nothing is written or named."""
+    RunFolder.open(config_in(tmp_path))
+    changed = config_in(tmp_path, seed=1, sft={"num_steps": 7})
+    run = RunFolder.open(changed, accept_changes=True)
+    assert run.accepted == ["seed is 0 there, 1 now", "sft.num_steps is 1000 there, 7 now"]
+    assert (run.folder / CONFIG).read_text() == dump_config(changed)
+    assert RunFolder.open(changed).accepted == []
+
+
+def test_the_quarantine_has_a_line_for_every_bad_record(tmp_path: Path) -> None:
+    run = RunFolder.open(config_in(tmp_path))
+    bad = BadRecord(file="train.jsonl", line=3, id="a", field="image", reason="empty file 'x\n.png'")
+    run.write_quarantine([bad, bad])
+    lines = (run.folder / QUARANTINE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(bad)] * 2
+    assert set(asdict(bad)) == {"file", "line", "id", "field", "reason"}
+    run.write_quarantine([])
+    assert (run.folder / QUARANTINE).read_text() == ""

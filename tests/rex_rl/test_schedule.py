@@ -1,11 +1,11 @@
-"""The course of the learning rate: rises, then holds or falls, and is never zero."""
+"""The course of the learning rate: rises, then holds or falls, and is never zero; and what is due at which step."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.config_schema import SftConfig
-from rex_rl.schedule import learning_rate_factor
+from rex_rl.schedule import due, learning_rate_factor
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -16,7 +16,6 @@ def factors(num_steps: int, warmup_fraction: float, schedule: str) -> list[float
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.sampled_from(SCHEDULES))
-@settings(max_examples=80, deadline=None)
 def test_it_rises_through_the_warm_up_and_never_again(num_steps: int, warmup_fraction: float, schedule: str) -> None:
     """In (0, 1], evenly up, then down or level; no step is lost to a rate of zero."""
     course = factors(num_steps, warmup_fraction, schedule)
@@ -38,3 +37,8 @@ def test_it_rises_through_the_warm_up_and_never_again(num_steps: int, warmup_fra
 )
 def test_schedules_by_hand(schedule: str, course: list[float]) -> None:
     assert factors(4, 0.0, schedule) == pytest.approx(course)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, [6]), (1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (6, [6]), (9, [6])])
+def test_due(every: int, steps: list[int]) -> None:
+    assert [step for step in range(1, 7) if due(step, every=every, last=6)] == steps

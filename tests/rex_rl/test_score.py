@@ -237,7 +237,7 @@ def test_unknown_names_and_missing_files_are_named(files: tuple[Path, Path], tmp
 
 
 def test_scoring_starts_within_two_seconds_and_without_heavy_libraries(files: tuple[Path, Path], root: Path) -> None:
-    """Processor time, best of three: on a machine with nothing else to do it is the time one waits."""
+    """Processor time, which on an idle machine is the time one waits; a loaded one has three tries."""
     write(files[0], record())
     write(files[1], {"id": "a", "answer": true_answer(CAT)})
     script = f"""
@@ -250,12 +250,13 @@ finally:
     heavy = {{"torch", "ray", "vllm", "transformers", "deepspeed", "wandb"}} & set(sys.modules)
     print("heavy:", sorted(heavy), file=sys.stderr)
 """
-    times_s = []
-    for _ in range(3):
+
+    def seconds() -> float:
         before = os.times()
         done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60)
         after = os.times()
-        times_s.append(after.children_user - before.children_user + after.children_system - before.children_system)
         assert (done.returncode, json.loads(done.stdout)["total"]) == (0, 1.0)
         assert done.stderr.splitlines()[-1] == "heavy: []"
-    assert min(times_s) < 2.0
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert any(seconds() < 2.0 for _ in range(3))

@@ -1,12 +1,9 @@
 """The SFT loop with fakes: which records it sees, when it publishes, saves and is judged, and how it resumes."""
 
-import pytest
-
 from rex_rl import sft
 from rex_rl.codec import Codec
 from rex_rl.config import SftConfig
 from rex_rl.data import PromptStream
-from rex_rl.sft import due
 from tests import fakes
 
 BATCH = 3
@@ -38,16 +35,18 @@ class Run:
 
 
 def test_weights_are_published_only_to_be_judged(codec: Codec) -> None:
-    run = Run(codec, num_steps=4, eval_every=2, save_every=3)
+    run = Run(codec, num_steps=4, eval_every=2)
     assert run.events == [
         ("step", 1),
+        ("after_step", 1),
         ("step", 2),
+        ("after_step", 2),
         ("publish", 2),
         ("evaluate", 2),
         ("step", 3),
-        ("save", 3),
+        ("after_step", 3),
         ("step", 4),
-        ("save", 4),
+        ("after_step", 4),
         ("publish", 4),
         ("evaluate", 4),
     ]
@@ -72,8 +71,3 @@ def test_a_run_killed_before_its_last_evaluation_still_has_figures(codec: Codec)
     run = Run(codec, num_steps=4, start=4)
     assert run.events == [("publish", 4), ("evaluate", 4)]
     assert run.log.evaluations == [("sft", 4, {"f1_50": 4.0})]
-
-
-@pytest.mark.parametrize(("every", "steps"), [(0, [6]), (1, [1, 2, 3, 4, 5, 6]), (4, [4, 6]), (6, [6]), (9, [6])])
-def test_due(every: int, steps: list[int]) -> None:
-    assert [step for step in range(1, 7) if due(step, every=every, last=6)] == steps

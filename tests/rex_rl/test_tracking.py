@@ -302,6 +302,7 @@ def test_a_dead_server_and_a_killed_process_end_nothing(tmp_path: Path, root: Pa
         "PYTHONPATH": str(root),
         "NETRC": str(tmp_path / "netrc"),
         "WANDB_BASE_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "WANDB_X_DISABLE_VIEWER": "true",  # else W&B asks for 5 s whose key it is, only to print the name
     }
     command = [sys.executable, "-c", textwrap.dedent(_ALONE), str(tmp_path), KEY]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rex_rl.errors import ModelError
@@ -19,6 +19,7 @@ from rex_rl.vocabulary import (
     load_vocabulary,
     text_of,
 )
+from tests.examples import examples
 
 Change = Callable[[dict], None]
 
@@ -113,7 +114,7 @@ def test_text_comes_back(vocabulary: Vocabulary, text: str) -> None:
 
 
 @given(st.text(max_size=20))
-@settings(max_examples=100, deadline=None)
+@examples(2)
 def test_joined_texts_say_what_the_tokenizer_says(vocabulary: Vocabulary, text: str) -> None:
     """One letter a byte, so that a letter whose bytes stand in several tokens comes back whole."""
     assume(text.encode(errors="replace").decode() == text)

@@ -1,0 +1,75 @@
+"""What the benches of engines and actors share: a cluster on this machine, a small configuration, a cluster of actors
+in which some kinds are replaced by ones that count or hold to a core.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.cluster import Cluster
+from rex_rl.config import Config
+
+START_TIMEOUT_S = 600.0
+"""The first start of vLLM on a machine compiles."""
+SYNC_TIMEOUT_S = 60.0
+
+
+@contextlib.contextmanager
+def local_cluster() -> Iterator[None]:
+    """Ray on this machine; the one this process is in already is used, and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def bench_config(name: str, root: Path, **sections: Mapping[str, Any]) -> Config:
+    """A run of the shapes world and the tiny base; `root` holds its images. Small, so that it starts anywhere."""
+    settings: dict[str, Mapping[str, Any]] = {
+        "rollout": {"num_cpus": 0.1, "kv_cache_gib": 0.5, "max_model_len": 1024},
+        "learner": {"num_cpus": 0.1},
+        "reward_workers": {"num_cpus": 0.1},
+        "data": {"train": "shapes", "shapes": {"num_train": 64, "num_heldout": 2}},
+        "model": {"path": "tiny"},
+    }
+    merged = {key: {**settings.get(key, {}), **sections.get(key, {})} for key in settings | dict(sections)}
+    return Config.model_validate({"name": name, "run_root": root, "stages": ["grpo"], **merged})
+
+
+def write_random_model(folder: Path) -> Path:
+    """The tiny model with random weights, whose answers hardly ever end before their limit."""
+    from rex_rl.shapes.tiny import build_model, default_tokenizer, write_processor_files
+
+    tokenizer = default_tokenizer()
+    write_processor_files(folder, tokenizer)
+    build_model(tokenizer, seed=0).save_pretrained(folder)
+    return folder
+
+
+class BenchCluster(Cluster):
+    """A run's actors, `kinds` in place of the usual ones. Closing it leaves Ray running."""
+
+    def __init__(
+        self, config: Config, model_folder: str, *, roles: tuple[str, ...], kinds: Mapping[type, type]
+    ) -> None:
+        self._kinds = kinds
+        super().__init__(config, model_folder, roles=roles)
+
+    def _start(self, kind: type, *args: Any, **kwargs: Any) -> ActorHandle:
+        return super()._start(self._kinds.get(kind, kind), *args, **kwargs)
+
+    def close(self) -> None:
+        """End every actor."""
+        self.monitor.close()
+        self.rollouts.close()
+        for actor in self._actors:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(actor)

@@ -1,0 +1,176 @@
+"""`rex-rl bench sync`: how fast weights reach the rollout workers, digests included, against copying them in memory.
+
+The learner's and the workers' own code runs (export, buckets, digests, object store, confirmation); only the network on
+either side is a list of tensors, so that the size can be chosen and neither DeepSpeed nor vLLM takes part.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from actors.bench_setup import SYNC_TIMEOUT_S, local_cluster
+from actors.deepspeed_engine import LearnerEngine
+from actors.engine import BASE_VERSION, EngineThread
+from actors.learner import LearnerRank, Seat
+from actors.pools import RayLearner
+from actors.rollout import RolloutWorker
+from actors.rollout_pool import RolloutPool
+from actors.weight_sync import ObjectStoreSync
+from actors.worker import PoolLimits
+from rex_rl.bench import Figure, median_s
+from rex_rl.config import LearnerConfig
+from rex_rl.errors import RunError
+
+T = TypeVar("T")
+NUM_BYTES = 256 * 2**20
+NUM_WORKERS = 2
+ROUNDS = 7
+SIDE = 2048
+"""Matrices of 2048 x 2048 in bfloat16, 8 MiB each: the width of a 3B model."""
+START_TIMEOUT_S = 60.0
+ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+
+
+def synthetic_tensors(num_bytes: int) -> list[tuple[str, torch.Tensor]]:
+    """Named random matrices of about so many bytes, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    count = max(1, num_bytes // (2 * SIDE * SIDE))
+    shape = (SIDE, SIDE)
+    return [
+        (f"model.layers.{i}.weight", torch.randint(-(2**15), 2**15, shape, generator=generator, dtype=torch.int16))
+        for i in range(count)
+    ]
+
+
+class _Tensors:
+    """What `export_weights` needs of a DeepSpeed engine."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._tensors = [(name, tensor.view(torch.bfloat16)) for name, tensor in synthetic_tensors(num_bytes)]
+
+    def named_tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """Every weight."""
+        return self._tensors
+
+
+class _Parameters:
+    """What a worker's update needs of the engine and its thread: parameters to copy into."""
+
+    num_unfinished = 0
+
+    def __init__(self, num_bytes: int) -> None:
+        self.tensors = {
+            name: torch.zeros_like(tensor).view(torch.bfloat16) for name, tensor in synthetic_tensors(num_bytes)
+        }
+
+    @property
+    def num_loops(self) -> int:
+        """Never stands still."""
+        return time.monotonic_ns()
+
+    def call(self, function: Callable[[Any], T]) -> T:
+        """There is no thread to hand it to."""
+        return function(self)
+
+    def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> None:
+        """Copy a bucket into the parameters; the other phases have nothing to do."""
+        if method == "update_weights":
+            for name, tensor in args[0]["bucket"].tensors():
+                self.tensors[name].copy_(tensor)
+
+    def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
+        """Nothing is cached."""
+        return True
+
+    def reset_mm_cache(self) -> None:
+        """Nothing is cached."""
+
+    def reset_encoder_cache(self) -> None:
+        """Nothing is cached."""
+
+    def set_weight_version(self, version: str) -> None:
+        """Nothing is served."""
+
+
+class SyntheticLearner(LearnerRank):
+    """A learner rank that holds tensors and no model."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._engine = cast(LearnerEngine, _Tensors(num_bytes))
+        self._seat = Seat(rank=0, num_ranks=1, address="", port=0, on_gpu=False, backend="gloo", threads=1)
+
+
+class SyntheticWorker(RolloutWorker):
+    """A rollout worker that holds parameters and no engine."""
+
+    def __init__(self, name: str, num_bytes: int) -> None:
+        self.name = name
+        self._parameters = _Parameters(num_bytes)
+        self._engine = cast(EngineThread, self._parameters)
+        self._version, self._vision_digest = BASE_VERSION, ""
+
+    def is_right(self, num_bytes: int) -> bool:
+        """True when every parameter is what the learner holds."""
+        held = self._parameters.tensors
+        return all(torch.equal(held[name].view(torch.int16), tensor) for name, tensor in synthetic_tensors(num_bytes))
+
+
+def bench_sync(*, num_bytes: int = NUM_BYTES, rounds: int = ROUNDS) -> list[Figure]:
+    """One figure: bytes of the model times workers that have them, a second of `publish`."""
+    with local_cluster():
+        options = {"num_cpus": 0.1, "runtime_env": ONE_THREAD}
+        workers: list[ActorHandle] = []
+
+        def spawn(name: str) -> ActorHandle:
+            workers.append(ray.remote(SyntheticWorker).options(max_concurrency=4, **options).remote(name, num_bytes))
+            return workers[-1]
+
+        def start() -> list[ActorHandle]:
+            return [ray.remote(SyntheticLearner).options(**options).remote(num_bytes)]
+
+        learner = RayLearner(start, LearnerConfig())
+        pool = RolloutPool(spawn, num_workers=NUM_WORKERS, limits=_limits())
+        try:
+            pool.wait_started(START_TIMEOUT_S)
+            figure = _measure(ObjectStoreSync(learner, pool, timeout_s=SYNC_TIMEOUT_S), rounds)
+            if not all(ray.get([worker.is_right.remote(num_bytes) for worker in workers])):
+                raise RunError("bench sync: a worker's parameters are not the learner's")
+        finally:
+            pool.close()
+            for rank in learner.ranks:
+                ray.kill(rank)
+    return [figure]
+
+
+def _measure(sync: ObjectStoreSync, rounds: int) -> Figure:
+    versions = itertools.count()
+    num_bytes = round(sync.publish(next(versions))["sync/mib"] * 2**20)
+    source = np.random.default_rng(0).integers(256, size=num_bytes, dtype=np.uint8)
+    target = np.empty_like(source)
+    publish_s, copy_s = median_s(lambda: sync.publish(next(versions)), lambda: np.copyto(target, source), rounds=rounds)
+    served, copied = NUM_WORKERS * num_bytes / publish_s / 1e9, num_bytes / copy_s / 1e9
+    return Figure(
+        name="sync_bandwidth",
+        value=served,
+        unit="GB/s",
+        baseline=copied,
+        ratio=served / copied,
+        meaning=f"{num_bytes / 2**20:.0f} MiB to {NUM_WORKERS} workers, times workers, digests checked, in "
+        f"{publish_s * 1e3:.0f} ms; baseline: one copy in memory",
+    )
+
+
+def _limits() -> PoolLimits:
+    return PoolLimits(
+        start_timeout_s=START_TIMEOUT_S,
+        sync_timeout_s=SYNC_TIMEOUT_S,
+        hang_timeout_s=SYNC_TIMEOUT_S,
+        max_deaths_in_row=1,
+        abort_on_sync=False,
+    )

@@ -1,0 +1,71 @@
+"""The run controller: a named actor through which other shells and hosts see a running job and change its size.
+
+It holds what the driver last reported and what was last asked for; the driver's monitor takes the wish from there.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from rex_rl.errors import PlacementError, UserError
+
+NAMESPACE = "rex_rl"
+REPLY_S = 10.0
+
+
+class RunController:
+    """Runs as a Ray actor named after its run."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {}
+        self._wish: int | None = None
+
+    def report(self, status: dict[str, Any]) -> int | None:
+        """Take the driver's newest status; gives the number of rollout workers that is wished for, once."""
+        self._status = {**status, "reported": time.time()}
+        wish, self._wish = self._wish, None
+        return wish
+
+    def status(self) -> dict[str, Any]:
+        """What the driver last reported."""
+        return self._status
+
+    def scale(self, rollouts: int) -> None:
+        """Wish for so many rollout workers."""
+        self._wish = rollouts
+
+
+def start_controller(run: str) -> ActorHandle:
+    """The controller of a run; it ends with its driver. One that a killed driver left is waited out by Ray."""
+    return ray.remote(RunController).options(name=run, namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
+
+
+def run_status(address: str, run: str | None) -> Mapping[str, Any]:
+    """The status of a running job, `run` where the cluster has several."""
+    return ray.get(_find(address, run).status.remote(), timeout=REPLY_S)
+
+
+def scale_run(address: str, run: str | None, rollouts: int) -> None:
+    """Ask a running job to have so many rollout workers."""
+    ray.get(_find(address, run).scale.remote(rollouts), timeout=REPLY_S)
+
+
+def _find(address: str, run: str | None) -> ActorHandle:
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError) as error:
+        raise PlacementError(f"--address = {address}: no Ray cluster there ({str(error).splitlines()[0]})") from error
+    running = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if _is_ours(actor)]
+    if run is None and len(running) == 1:
+        run = running[0]
+    if run not in running:
+        asked = "RUN: name one of" if run is None else f"{run}: no such run; there are"
+        raise UserError(f"{asked} {', '.join(sorted(running)) or 'none running'}")
+    return ray.get_actor(run, namespace=NAMESPACE)
+
+
+def _is_ours(actor: Mapping[str, Any]) -> bool:
+    return actor["namespace"] == NAMESPACE

@@ -1,0 +1,239 @@
+"""One learner rank in this process, real DeepSpeed on gloo: steps that are skipped, and steps that need less at a time.
+
+The gradient of a step does not depend on how it was cut, so a step that ran out of memory ends where another does.
+"""
+
+import resource
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.learner import LearnerRank, Objective, Seat, is_out_of_memory, write_state
+from rex_rl.batch import MicroBatch, alone
+from rex_rl.config import LearnerConfig, SftConfig
+from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
+from rex_rl.types import Mean, TrainGroup
+from tests import fakes
+from tests.engines import as_batch, prompt_for, start_learner
+
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+
+
+def groups(image: Path) -> list[TrainGroup]:
+    """Two groups of two answers each."""
+    prompts = [replace(prompt_for(image, (56, 56)), uid=uid) for uid in "ab"]
+    return as_batch([replace(fakes.group(lengths=(4, 6)), prompt=prompt) for prompt in prompts])
+
+
+@pytest.fixture
+def rank(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LearnerRank]:
+    """A rank at the ZeRO stage asked for, alone in its group."""
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "before")  # so that it is put back
+    config = LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})
+    rank = LearnerRank(config, bfloat16=False)
+    address, port = "127.0.0.1", rank.meeting_point()[1]
+    rank.connect(Seat(rank=0, num_ranks=1, address=address, port=port, on_gpu=False, backend="gloo", threads=1))
+    rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+    yield rank
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    Image.effect_noise((56, 56), 60).convert("RGB").save(tmp_path / "noise.png")
+    return tmp_path / "noise.png"
+
+
+def weights(rank: LearnerRank) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().copy() for name, tensor in rank._engine.named_tensors()}
+
+
+def same(before: dict[str, np.ndarray], after: dict[str, np.ndarray], *, atol: float = 0.0) -> bool:
+    return all(np.allclose(before[name], after[name], rtol=0, atol=atol) for name in before)
+
+
+def step(rank: LearnerRank, groups: list[TrainGroup]) -> dict[str, Mean]:
+    return dict(rank.step([MicroBatch(groups=tuple(groups))], 1.0))
+
+
+def failing(rank: LearnerRank, times: int, *, in_backward: bool) -> Callable[[MicroBatch], Any]:
+    """The rank's loss, out of memory the first few times: at once, or half-way through the backward pass."""
+    loss, left = rank._loss, [times + 1]
+    embedding = rank._engine.policy.get_input_embeddings().weight  # the last one to get its gradient
+
+    def run_out(*_: object) -> None:
+        if left[0] > 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def wrapped(micro_batch: MicroBatch) -> Any:
+        left[0] -= 1
+        if not in_backward:
+            run_out()
+        return loss(micro_batch)
+
+    if in_backward:
+        embedding.register_hook(run_out)
+    return wrapped
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("rank", [0, 1, 2, 3], indirect=True)
+def test_a_step_without_a_finite_loss_or_norm_changes_nothing_and_the_next_is_as_ever(
+    rank: LearnerRank, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every ZeRO stage: weights to the bit as before, no gradient left, Adam's count without the skipped step."""
+    batch = groups(image)
+    before = weights(rank)
+    with monkeypatch.context() as patch:
+        loss = rank._loss
+        patch.setattr(rank, "_loss", lambda micro: (loss(micro)[0] * float("nan"), {}))
+        with pytest.raises(NonFiniteError, match="loss is nan in micro-batch 1 of 1"):
+            step(rank, batch)
+        patch.setattr(rank, "_loss", lambda micro: ((loss(micro)[0] * 1e30) ** 2 * 1e-30, {}))
+        with pytest.raises(NonFiniteError):
+            step(rank, batch)
+    assert same(before, weights(rank))
+    learned = step(rank, batch)
+    assert 0 < learned["grad_norm"].value < float("inf")
+    assert not same(before, weights(rank))
+    state = dict(rank._engine.named_state())
+    assert float(state["num_updates"]) == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("rank", [0, 3], indirect=True)
+def test_weights_that_are_no_numbers_are_said_to_be_why(rank: LearnerRank, image: Path) -> None:
+    parameter = next(p for p in rank._engine.policy.parameters() if p.requires_grad)
+    getattr(parameter, "ds_tensor", parameter).data.view(-1)[0] = float("nan")
+    with pytest.raises(BrokenWeightsError, match="last checkpoint"):
+        step(rank, groups(image))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("rank", [0, 1], indirect=True)
+def test_out_of_memory_halves_and_ends_where_the_whole_step_does(
+    rank: LearnerRank, image: Path, tmp_path: Path, in_backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: four answers, then two, then one at a time; nothing of what was given up counts."""
+    batch = groups(image)
+    step(rank, batch)
+    rank.save_state(str(tmp_path / "state.safetensors"))
+    rank._writing.result()
+    assert rank.state_written()
+    whole = step(rank, batch)
+    reached = weights(rank)
+    rank.load_state(str(tmp_path / "state.safetensors"))
+    monkeypatch.setattr(rank, "_loss", failing(rank, 2, in_backward=in_backward))
+    halved = step(rank, batch)
+    assert whole["guards/oom_splits"].value == 0
+    assert halved["guards/oom_splits"].value == 2
+    assert halved["grad_norm"].value == pytest.approx(whole["grad_norm"].value, rel=1e-4)
+    assert halved["loss"].value == pytest.approx(whole["loss"].value, rel=1e-5)
+    assert same(reached, weights(rank), atol=2e-6)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("rank", [0, 3], indirect=True)
+def test_a_step_with_a_shared_prefix_is_the_plain_one(rank: LearnerRank, image: Path, tmp_path: Path) -> None:
+    """Loss, gradient norm and the weights it leads to, within 1e-5: `learner.prefix_sharing` only changes the time."""
+    batch = groups(image)
+    rank.save_state(str(tmp_path / "state.safetensors"))
+    rank._writing.result()
+    shared = step(rank, batch)
+    reached = weights(rank)
+    rank.load_state(str(tmp_path / "state.safetensors"))
+    plain = step(rank, alone(batch))
+    assert plain["loss"].value == pytest.approx(shared["loss"].value, rel=1e-5)
+    assert plain["grad_norm"].value == pytest.approx(shared["grad_norm"].value, rel=1e-4)
+    assert same(reached, weights(rank), atol=1e-5)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("rank", [0], indirect=True)
+def test_one_answer_that_does_not_fit_ends_the_run(
+    rank: LearnerRank, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "_loss", failing(rank, 99, in_backward=False))
+    with pytest.raises(RunError, match="single answer"):
+        step(rank, groups(image))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("rank", [2, 3], indirect=True)
+def test_where_gradients_are_shared_at_once_the_error_says_what_helps(
+    rank: LearnerRank, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "_loss", failing(rank, 1, in_backward=False))
+    with pytest.raises(RunError, match=r"micro_batch_tokens = 16384: lower it.*stage 0 or 1"):
+        step(rank, groups(image))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_state_with_numbers_missing_is_not_written(tmp_path: Path) -> None:
+    """To go on from it would be to go on from nothing."""
+    state = {"weight/a": torch.ones(3), "weight/b": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(CheckpointError, match="weight/b is not finite"):
+        write_state(state, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_state_that_finds_no_room_is_a_checkpoint_error(tmp_path: Path) -> None:
+    """The kernel cuts the file as a full disk does. No device file: safetensors may replace what it writes to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"state\.safetensors"):
+            write_state({"a": torch.ones(10**5)}, tmp_path / "state.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_rank_says_whether_its_state_is_written() -> None:
+    rank = LearnerRank(LearnerConfig(), bfloat16=False)
+    rank._writing = Future()
+    assert rank.state_written() is False
+    rank._writing.set_exception(CheckpointError("no room"))
+    with pytest.raises(CheckpointError, match="no room"):
+        rank.state_written()
+
+
+@pytest.mark.engine
+def test_a_run_goes_on_with_another_number_of_ranks(tiny_model: Path, image: Path, ray_cluster: None) -> None:
+    """Written by one rank at ZeRO 0, read by two at ZeRO 3: the state is whole tensors by name, whoever holds them."""
+    folder = image.parent
+    one = start_learner(1, zero_stage=0)
+    one.begin_sft(str(tiny_model), SftConfig())
+    one.step(groups(image), 1.0)
+    one.save_state(folder)()
+    expected = one.step(groups(image), 1.0)
+    two = start_learner(2, zero_stage=3)
+    two.begin_sft(str(tiny_model), SftConfig())
+    two.load_state(folder, 1)
+    found = two.step(groups(image), 1.0)
+    assert found["loss"].value == pytest.approx(expected["loss"].value, rel=1e-5)
+    assert found["grad_norm"].value == pytest.approx(expected["grad_norm"].value, rel=1e-3)

@@ -1,0 +1,159 @@
+"""A real small run in processes of its own, and faults put into it from outside: by pid, of what it started itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from rex_rl.run_log import read_metrics
+
+ROOT = Path(__file__).parents[1]
+ROLES = {"rollout": "ray::RolloutWorker", "learner": "ray::LearnerRank", "reward": "ray::RewardWorker"}
+"""Role -> how Ray names the process of such an actor."""
+NUM_STEPS = 30
+"""Of GRPO, about half a second each: another command takes as long as eight of them to start."""
+OVERRIDES = (
+    "deterministic=true",
+    "rollout.num_workers=2",
+    "rollout.num_cpus=0.2",
+    "rollout.hang_timeout_s=8",
+    "sft.num_steps=1",
+    "grpo.prompts_per_step=4",
+    "checkpoint.keep=3",
+)
+"""Laid over configs/smoke.yaml: room for three rollout workers, and a checkpoint after every step."""
+NOT_COMPARED = ("time", "timing_s/", "goodput", "sync/")
+"""Of a step's line: clocks and system figures; everything else is the run's own."""
+
+
+@dataclass
+class FaultyJob:
+    """`rex-rl train` of configs/smoke.yaml with some overrides, as one process group."""
+
+    folder: Path
+    """Of the run."""
+    overrides: tuple[str, ...]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> "FaultyJob":
+        """Start it, or start it again."""
+        command = [sys.executable, "-m", "rex_rl", "train", "configs/smoke.yaml", *self.overrides]
+        self.log = self.folder.with_suffix(".log").open("ab")
+        self.process = subprocess.Popen(
+            [*command, f"run_root={self.folder.parent}", f"name={self.folder.name}"],
+            cwd=ROOT,
+            env=os.environ | dict(self.environment),
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+        return self
+
+    def steps(self, stage: str = "grpo") -> list[dict[str, object]]:
+        """The lines of the steps done so far."""
+        file = self.folder / "metrics.jsonl"
+        rows = read_metrics(file) if file.is_file() else []
+        return [row for row in rows if row.get("stage") == stage and "timing_s/learn" in row]
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """What happened, by name."""
+        return [row for row in read_metrics(self.folder / "metrics.jsonl") if row.get("event") == name]
+
+    def wait_for(self, condition: Callable[[], object], *, timeout_s: float = 300) -> None:
+        """Wait while the job runs."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"the job ended with {self.process.returncode}:\n{self.tail()}"
+            assert time.monotonic() < deadline_s, f"it did not come to pass:\n{self.tail()}"
+            time.sleep(0.02)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until so many GRPO steps are done."""
+        self.wait_for(lambda: len(self.steps()) >= step)
+
+    def finish(self, *, timeout_s: float = 600) -> None:
+        """Wait for a good end."""
+        status = self.process.wait(timeout_s)
+        assert status == 0, f"exit status {status}:\n{self.tail()}"
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role, among those this job started."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if " ".join(child.cmdline()).startswith(ROLES[role]):
+                    found.append(child.pid)
+            except psutil.Error:  # it has ended since
+                continue
+        return sorted(found)
+
+    def strike(self, role: str, *, sign: signal.Signals = signal.SIGKILL, which: int = 0) -> int:
+        """Hit the process of one actor of a role; waits until there is one."""
+        self.wait_for(lambda: len(self.pids(role)) > which)
+        pid = self.pids(role)[which]
+        os.kill(pid, sign)
+        return pid
+
+    def command(self, *arguments: str) -> str:
+        """Standard output of another `rex-rl` command, as from another shell."""
+        done = subprocess.run(
+            [sys.executable, "-m", "rex_rl", *arguments],
+            cwd=ROOT,
+            env=os.environ | dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    def kill_driver(self) -> None:
+        """kill -9 of the driver and of everything in its process group."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        """Nothing of it may outlive its test."""
+        if self.process.poll() is None:
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                child.kill()
+            self.kill_driver()
+        self.log.close()
+
+    def tail(self) -> str:
+        """The end of what it said."""
+        return self.folder.with_suffix(".log").read_text(errors="replace")[-3000:]
+
+
+class StartJob(Protocol):
+    """Starts a job in a folder of its own."""
+
+    def __call__(self, name: str, *overrides: str, num_steps: int = NUM_STEPS) -> FaultyJob:
+        """`name` is the run's."""
+
+
+def learned(job: FaultyJob) -> list[dict[str, object]]:
+    """Each GRPO step's own metrics, in order: what must be equal to the bit with and without faults."""
+    return [{name: value for name, value in row.items() if not name.startswith(NOT_COMPARED)} for row in job.steps()]
+
+
+def differences(one: FaultyJob, other: FaultyJob) -> list[str]:
+    """Where two runs' steps differ, as text."""
+    left, right = learned(one), learned(other)
+    if len(left) != len(right):
+        return [f"{len(left)} steps against {len(right)}"]
+    return [
+        f"step {a['step']} {name}: {json.dumps(a.get(name))} against {json.dumps(b.get(name))}"
+        for a, b in zip(left, right, strict=True)
+        for name in sorted(a.keys() | b.keys())
+        if repr(a.get(name)) != repr(b.get(name))
+    ]

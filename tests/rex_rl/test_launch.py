@@ -1,0 +1,30 @@
+"""What the launcher says before anything starts; the rest of it runs in the engine tests."""
+
+import json
+from pathlib import Path
+
+from rex_rl.config import Config
+from rex_rl.datasets import DataSplit
+from rex_rl.launch import _tell_inputs
+from rex_rl.records import BadRecord
+from rex_rl.run_folder import QUARANTINE, RunFolder
+from rex_rl.run_log import RunLog, read_metrics
+from tests import fakes
+
+
+def test_bad_records_are_counted_by_reason_and_accepted_changes_are_named(tmp_path: Path) -> None:
+    """In the log's events, where a person looks first, and one by one in the quarantine."""
+    facts = {"name": "run", "run_root": tmp_path, "model": {"path": "tiny"}, "data": {"train": "shapes"}}
+    RunFolder.open(Config(**facts))
+    run = RunFolder.open(Config(**facts, seed=3), accept_changes=True)
+    bad = [BadRecord(file="a.jsonl", line=i, id=None, field="image", reason=f"empty file '{i}.png'") for i in (4, 9)]
+    bad.append(BadRecord(file="a.jsonl", line=12, id="x", field="bbox", reason="x1 12 <= x0 30"))
+    with RunLog(run.folder, tracker=None) as log:
+        _tell_inputs(run, DataSplit(train=(fakes.record(),), heldout=(), bad=tuple(bad)), log)
+    events = read_metrics(run.folder / "metrics.jsonl")
+    assert [event["change"] for event in events if event["event"] == "config_changed"] == ["seed is 0 there, 3 now"]
+    (data,) = [event for event in events if event["event"] == "data"]
+    counts = {"train": 1, "heldout": 0, "bad": 3, "image: empty file ..": 2, "bbox: x# # <= x# #": 1}
+    assert data == data | counts
+    lines = (run.folder / QUARANTINE).read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == [4, 9, 12]

@@ -1,0 +1,112 @@
+"""Faults from outside: the job ends well, no prompt is lost or used twice, and the numbers are those of a quiet run.
+
+With `deterministic` and `max_staleness` 0 a run repeats to the bit on CPU, so equal metrics in every step say at once
+that every prompt of the stream was used exactly once, under the right weights.
+"""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faulty_job import ROLES, FaultyJob, StartJob, differences
+
+pytestmark = pytest.mark.engine
+
+
+def test_workers_of_every_role_are_killed_and_the_numbers_stay(start_job: StartJob, quiet_job: FaultyJob) -> None:
+    """A rollout worker, a reward worker and the learner, one after the other, by kill -9."""
+    job = start_job("killed")
+    for step, role in ((1, "rollout"), (2, "reward"), (3, "learner")):
+        job.wait_for_step(step)
+        job.strike(role)
+    job.finish()
+    assert differences(job, quiet_job) == []
+    assert job.events("rollout_worker_lost")
+    assert job.events("learner_lost")
+
+
+def test_scaled_stopped_and_killed_a_run_has_the_numbers_of_a_quiet_one(
+    start_job: StartJob, quiet_job: FaultyJob
+) -> None:
+    """Watched and scaled from other shells, ended by SIGTERM, submitted again, killed with -9, submitted again."""
+    job = start_job("moved")
+    job.wait_for_step(1)
+    scale(job, 0)
+    num_steps = len(job.steps())
+    assert job.command("status").startswith("moved: grpo")
+    assert len(job.steps()) <= num_steps + 1  # a pause: at most the step that had its answers already
+    scale(job, 3)
+    job.wait_for(lambda: len(job.events("rollout_worker_serves")) == 2 + 3)
+    status = json.loads(job.command("status", "moved", "--json"))
+    assert (status["run"], status["stage"]) == ("moved", "grpo")
+    pids = {role: sorted(one["pid"] for one in status["workers"] if one["role"] == role) for role in ROLES}
+    assert pids == {role: job.pids(role) for role in ROLES}
+    scale(job, 1)
+    job.process.send_signal(signal.SIGTERM)  # as `ray job stop` sends it
+    assert job.process.wait(60) == 143
+    num_done = len(job.steps())
+    job.start()
+    job.wait_for_step(num_done + 1)
+    (resumed,) = job.events("resumed")
+    assert resumed["step"] == num_done
+    job.kill_driver()
+    job.start()
+    job.finish()
+    assert differences(job, quiet_job) == []
+    assert [row["step"] for row in job.steps("sft")] == [1]
+
+
+def scale(job: FaultyJob, rollouts: int) -> None:
+    """Ask for so many rollout workers from another process, and wait until there are."""
+    job.command("scale", "moved", "--rollouts", f"{rollouts}")
+    job.wait_for(lambda: len(job.pids("rollout")) == rollouts)
+
+
+@pytest.mark.soak
+def test_ten_kills_of_rollout_workers_in_thirty_steps(start_job: StartJob) -> None:
+    """Idle, in prefill, in decode, in a sync: wherever chance has it; some are stopped instead of killed."""
+    rng = random.Random(4)
+    quiet = start_job("quiet30", num_steps=30)
+    quiet.finish()
+    job = start_job("killed30", num_steps=30)
+    for number in range(10):
+        job.wait_for_step(1 + 2 * number)
+        time.sleep(rng.uniform(0, 2))
+        job.strike("rollout", sign=signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL, which=rng.randrange(2))
+    job.finish()
+    assert differences(job, quiet) == []
+    print(f"10 kills in 30 steps: goodput {job.steps()[-1]['goodput']:.3f}")
+
+
+@pytest.mark.soak
+def test_the_driver_is_killed_at_twenty_random_points(start_job: StartJob, quiet_job: FaultyJob) -> None:
+    """At any moment of a run, from its start to its report; submitted again until it is done."""
+    rng = random.Random(5)
+    job = start_job("driver")
+    for _ in range(20):
+        time.sleep(rng.uniform(1, 60))
+        if job.process.poll() is not None:
+            break
+        job.kill_driver()
+        job.start()
+    job.finish()
+    assert differences(job, quiet_job) == []
+
+
+@pytest.mark.soak
+def test_both_ranks_of_a_learner_are_killed(start_job: StartJob) -> None:
+    """One after the other, under ZeRO-2."""
+    overrides = ("learner.num_ranks=2", "learner.num_cpus=0.3", "learner.deepspeed={zero_optimization: {stage: 2}}")
+    quiet = start_job("quiet2", *overrides)
+    quiet.finish()
+    job = start_job("ranks", *overrides)
+    for step, rank in ((1, 0), (3, 1)):
+        job.wait_for_step(step)
+        job.strike("learner", which=rank)
+        num_lost = len(job.events("learner_lost"))
+        job.wait_for(lambda before=num_lost: len(job.events("learner_lost")) > before)
+    job.finish()
+    assert differences(job, quiet) == []
