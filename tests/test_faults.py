@@ -66,18 +66,16 @@ def scale(job: FaultyJob, rollouts: int) -> None:
 
 
 @pytest.mark.soak
-def test_ten_kills_of_rollout_workers_in_thirty_steps(start_job: StartJob) -> None:
+def test_ten_kills_of_rollout_workers_in_thirty_steps(start_job: StartJob, quiet_job: FaultyJob) -> None:
     """Idle, in prefill, in decode, in a sync: wherever chance has it; some are stopped instead of killed."""
     rng = random.Random(4)
-    quiet = start_job("quiet30", num_steps=30)
-    quiet.finish()
-    job = start_job("killed30", num_steps=30)
+    job = start_job("ten")
     for number in range(10):
         job.wait_for_step(1 + 2 * number)
         time.sleep(rng.uniform(0, 2))
         job.strike("rollout", sign=signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL, which=rng.randrange(2))
     job.finish()
-    assert differences(job, quiet) == []
+    assert differences(job, quiet_job) == []
     print(f"10 kills in 30 steps: goodput {job.steps()[-1]['goodput']:.3f}")
 
 

@@ -52,14 +52,14 @@ def test_after_the_wait_it_ends_at_once() -> None:
 
 
 def test_afterwards_signals_mean_what_they_did_and_no_timer_is_left(stop: StopRequest) -> None:
-    before, threads = signal.getsignal(signal.SIGTERM), threading.active_count()
+    before = signal.getsignal(signal.SIGTERM)
     stop.is_patient = True
     with stop.listening():
         send()
     assert signal.getsignal(signal.SIGTERM) is before
     for timer in stop._timers:
         timer.join(5)
-    assert threading.active_count() == threads
+    assert not any(timer.is_alive() for timer in stop._timers)
 
 
 def test_a_handler_put_in_place_meanwhile_can_be_replaced(stop: StopRequest) -> None:
