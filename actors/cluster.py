@@ -179,8 +179,11 @@ def _threads(count: int) -> dict[str, dict[str, str]]:
     return {"env_vars": {"OMP_NUM_THREADS": str(count)}}
 
 
-def connect(config: Config) -> None:
-    """Join the configured cluster, or the one a job runs in, or start one on this machine; check that all fits."""
+def connect(config: Config) -> str:
+    """Join the configured cluster, or the one a job runs in, or start one on this machine; check that all fits.
+
+    Returns the address under which other processes find it.
+    """
     cluster = config.cluster
     if not ray.is_initialized():
         ray.init(
@@ -191,3 +194,4 @@ def connect(config: Config) -> None:
             logging_level="warning",
         )
     require_placeable(plan_actors(config), wait_s=cluster.wait_s)
+    return str(ray.get_runtime_context().gcs_address)

@@ -96,7 +96,7 @@ def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Clus
     from actors.cluster import Cluster, connect
     from actors.placement import plan_actors
 
-    connect(config)
+    log.event("cluster", address=connect(config))
     stop.listen()  # Ray has put a handler of its own in place
     cluster = Cluster(config, str(model), roles=tuple(plan.role for plan in plan_actors(config)), tell=log.event)
     log.watch_steps(cluster.monitor.step)

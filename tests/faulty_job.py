@@ -18,7 +18,7 @@ from rex_rl.run_log import read_metrics
 ROOT = Path(__file__).parents[1]
 ROLES = {"rollout": "ray::RolloutWorker", "learner": "ray::LearnerRank", "reward": "ray::RewardWorker"}
 """Role -> how Ray names the process of such an actor."""
-NUM_STEPS = 30
+NUM_STEPS = 24
 """Of GRPO, about half a second each: another command takes as long as eight of them to start."""
 OVERRIDES = (
     "deterministic=true",
@@ -104,9 +104,10 @@ class FaultyJob:
         return pid
 
     def command(self, *arguments: str) -> str:
-        """Standard output of another `rex-rl` command, as from another shell."""
+        """Standard output of another `rex-rl` command about this run's cluster, as from another shell."""
+        address = str(self.events("cluster")[-1]["address"])  # the tests' machine may have several
         done = subprocess.run(
-            [sys.executable, "-m", "rex_rl", *arguments],
+            [sys.executable, "-m", "rex_rl", *arguments, "--address", address],
             cwd=ROOT,
             env=os.environ | dict(self.environment),
             capture_output=True,
@@ -146,9 +147,9 @@ def learned(job: FaultyJob) -> list[dict[str, object]]:
     return [{name: value for name, value in row.items() if not name.startswith(NOT_COMPARED)} for row in job.steps()]
 
 
-def differences(one: FaultyJob, other: FaultyJob) -> list[str]:
-    """Where two runs' steps differ, as text."""
-    left, right = learned(one), learned(other)
+def differences(one: FaultyJob, other: FaultyJob, *, up_to: int | None = None) -> list[str]:
+    """Where two runs' steps differ, as text; of their first `up_to` steps, or of all."""
+    left, right = learned(one)[:up_to], learned(other)[:up_to]
     if len(left) != len(right):
         return [f"{len(left)} steps against {len(right)}"]
     return [
