@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml .ci/install
 	.ci/install $(VENV)
 	@touch $@
 
-quickstart: $(STAMP) ## SFT, then GRPO, on the synthetic world: about 10 minutes on two cores
+quickstart: $(STAMP) ## SFT, then GRPO, on the synthetic world: about 12 minutes on two cores
 	rex-rl train configs/quickstart.yaml
 
 test: $(STAMP) ## unit tests and tests with real engines
