@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.bench_setup import START_TIMEOUT_S, BenchCluster, bench_config, local_cluster
-from actors.cluster import engine_options
+from actors.cluster import engine_options, thread_environment
 from actors.engine import EngineOptions, build_engine, set_engine_environment
 from actors.rollout import RolloutWorker
 from rex_rl.batch import IMAGE_TOKEN_PX
@@ -143,7 +143,7 @@ def bench_rollout(*, num_prompts: int = NUM_PROMPTS, rounds: int = ROUNDS) -> li
         )
         prompts = evaluation_prompts(load_split(config).train)[:num_prompts]
         options = engine_options(config, str(SHIPPED_BASE))
-        bare = ray.remote(BareEngine).options(num_cpus=0.1, runtime_env=_one_thread()).remote(options)
+        bare = ray.remote(BareEngine).options(num_cpus=0.1, runtime_env=thread_environment(1)).remote(options)
         cluster = BenchCluster(config, str(SHIPPED_BASE), roles=("rollout",), kinds={RolloutWorker: CountedWorker})
         with contextlib.closing(cluster):
             cluster.serve_folder()
@@ -231,7 +231,3 @@ def _worker(cluster: BenchCluster) -> ActorHandle:
 
 def _sampling(number: int) -> Sampling:
     return Sampling(num_answers=GROUP_SIZE, temperature=1.0, max_tokens=MAX_ANSWER_TOKENS, seed=number)
-
-
-def _one_thread() -> dict[str, dict[str, str]]:
-    return {"env_vars": {"OMP_NUM_THREADS": "1"}}

@@ -44,16 +44,6 @@ def bench_config(name: str, root: Path, **sections: Mapping[str, Any]) -> Config
     return Config.model_validate({"name": name, "run_root": root, "stages": ["grpo"], **merged})
 
 
-def write_random_model(folder: Path) -> Path:
-    """The tiny model with random weights, whose answers hardly ever end before their limit."""
-    from rex_rl.shapes.tiny import build_model, default_tokenizer, write_processor_files
-
-    tokenizer = default_tokenizer()
-    write_processor_files(folder, tokenizer)
-    build_model(tokenizer, seed=0).save_pretrained(folder)
-    return folder
-
-
 class BenchCluster(Cluster):
     """A run's actors, `kinds` in place of the usual ones. Closing it leaves Ray running."""
 
@@ -68,8 +58,4 @@ class BenchCluster(Cluster):
 
     def close(self) -> None:
         """End every actor."""
-        self.monitor.close()
-        self.rollouts.close()
-        for actor in self._actors:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.kill(actor)
+        self.end_actors()

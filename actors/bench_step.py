@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actors.bench_setup import BenchCluster, bench_config, local_cluster, write_random_model
+from actors.bench_setup import BenchCluster, bench_config, local_cluster
 from actors.learner import LearnerRank
 from actors.rollout import RolloutWorker
 from rex_rl.bench_step import MAX_ANSWER_TOKENS, MAX_SEQUENCES, step_settings
@@ -51,6 +51,8 @@ def held_cluster() -> Iterator[tuple[BenchCluster, Config, Path]]:
     num_cores = len(os.sched_getaffinity(0))
     if num_cores < 2:
         raise UserError(f"bench step: needs two cores, one for each side, and this process may use {num_cores}")
+    from rex_rl.shapes.tiny import write_random_model
+
     with tempfile.TemporaryDirectory() as root, local_cluster():
         model = write_random_model(Path(root) / "tiny")
         config = bench_config(

@@ -15,6 +15,7 @@ import torch
 from ray.actor import ActorHandle
 
 from actors.bench_setup import SYNC_TIMEOUT_S, local_cluster
+from actors.cluster import thread_environment
 from actors.deepspeed_engine import LearnerEngine
 from actors.engine import BASE_VERSION, EngineThread
 from actors.learner import LearnerRank, Seat
@@ -34,7 +35,6 @@ ROUNDS = 7
 SIDE = 2048
 """Matrices of 2048 x 2048 in bfloat16, 8 MiB each: the width of a 3B model."""
 START_TIMEOUT_S = 60.0
-ONE_THREAD = {"env_vars": {"OMP_NUM_THREADS": "1"}}
 
 
 def synthetic_tensors(num_bytes: int) -> list[tuple[str, torch.Tensor]]:
@@ -124,7 +124,7 @@ class SyntheticWorker(RolloutWorker):
 def bench_sync(*, num_bytes: int = NUM_BYTES, rounds: int = ROUNDS) -> list[Figure]:
     """One figure: bytes of the model times workers that have them, a second of `publish`."""
     with local_cluster():
-        options = {"num_cpus": 0.1, "runtime_env": ONE_THREAD}
+        options = {"num_cpus": 0.1, "runtime_env": thread_environment(1)}
         workers: list[ActorHandle] = []
 
         def spawn(name: str) -> ActorHandle:

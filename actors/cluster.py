@@ -67,12 +67,16 @@ class Cluster:
 
     def close(self) -> None:
         """End every actor of this run and leave the cluster; one started here ends with it."""
+        self.end_actors()
+        ray.shutdown()
+
+    def end_actors(self) -> None:
+        """End every actor of this run; the cluster stays."""
         self.monitor.close()
         self.rollouts.close()
         for actor in self._actors:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
-        ray.shutdown()
 
     def _start(self, kind: type, *args: Any, **kwargs: Any) -> ActorHandle:
         options = kwargs.pop("options")
@@ -92,7 +96,7 @@ class Cluster:
                 "num_cpus": rollout.num_cpus,
                 "num_gpus": rollout.num_gpus,
                 "max_concurrency": groups_in_flight + self._config.evaluation.num_images + STATUS_THREADS,
-                "runtime_env": _threads(rollout.threads),
+                "runtime_env": thread_environment(rollout.threads),
             },
         )
 
@@ -106,7 +110,7 @@ class Cluster:
                 options={
                     "num_cpus": learner.num_cpus,
                     "num_gpus": learner.num_gpus,
-                    "runtime_env": _threads(learner.threads),
+                    "runtime_env": thread_environment(learner.threads),
                 },
             )
             for _ in range(learner.num_ranks)
@@ -138,7 +142,7 @@ class Cluster:
                 credit=self._config.grpo.advantage.gains,
                 options={
                     "num_cpus": self._config.reward_workers.num_cpus,
-                    "runtime_env": _threads(1),
+                    "runtime_env": thread_environment(1),
                     "max_restarts": -1,  # it holds no state, so Ray itself may start it anew
                     "max_task_retries": SCORE_TRIES,
                 },
@@ -174,7 +178,7 @@ def engine_options(config: Config, model_folder: str) -> EngineOptions:
     )
 
 
-def _threads(count: int) -> dict[str, dict[str, str]]:
+def thread_environment(count: int) -> dict[str, dict[str, str]]:
     """OpenMP reads its number of threads once, when torch is imported, so it must stand in the actor's environment."""
     return {"env_vars": {"OMP_NUM_THREADS": str(count)}}
 

@@ -133,6 +133,7 @@ def _get(refs: Sequence[ObjectRef], *, timeout_s: float | None = None) -> list[A
     Raises:
         LearnerLostError: a rank died, or they did not all answer in time.
     """
+    results: dict[ObjectRef, Any] = {}
     pending, failed = list(refs), None
     while pending:
         done, pending = ray.wait(pending, timeout=timeout_s if failed is None else FAILING_TOGETHER_S)
@@ -140,18 +141,12 @@ def _get(refs: Sequence[ObjectRef], *, timeout_s: float | None = None) -> list[A
             raise LearnerLostError(f"{len(pending)} of {len(refs)} learner ranks gave no answer within {timeout_s:g} s")
         if not done:
             break
-        error = _error_of(done[0])
-        if isinstance(error, ray.exceptions.RayActorError):
+        try:
+            results[done[0]] = ray.get(done[0])
+        except ray.exceptions.RayActorError as error:
             raise LearnerLostError(f"a learner rank died ({type(error).__name__})") from error
-        failed = failed or error
+        except ray.exceptions.RayError as error:
+            failed = failed or error
     if failed is not None:
         raise (getattr(failed, "cause", None) or failed) from failed
-    return ray.get(list(refs))
-
-
-def _error_of(ref: ObjectRef) -> ray.exceptions.RayError | None:
-    try:
-        ray.get(ref)
-    except ray.exceptions.RayError as error:
-        return error
-    return None
+    return [results[ref] for ref in refs]

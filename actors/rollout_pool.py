@@ -36,8 +36,6 @@ class PoolStatus:
     """Answer tokens served so far."""
     busy_s: float
     """Seconds, added up over workers, in which they had something to answer."""
-    lost_s: float
-    """Seconds the loop waited for prompts that a lost worker had had, or that no worker could take."""
 
 
 class RolloutPool:
@@ -64,6 +62,7 @@ class RolloutPool:
         self._retired: set[str] = set()
         self._num_submitted = self._num_tokens = 0
         self._busy_s = self._lost_s = 0.0
+        """Lost are the seconds the loop waited for prompts that a lost worker had had, or that no worker could take."""
         self._begun_s = time.monotonic()
         self._closed = threading.Event()
         self._fill()
@@ -161,7 +160,9 @@ class RolloutPool:
             for worker in waited:
                 worker.send(weights)
         while pending := [worker for worker in waited if worker.state is WorkerState.STALE]:
-            ray.wait([worker.update for worker in pending if worker.update], num_returns=1, timeout=TICK_S)
+            with self._changed:  # the watching thread takes confirmations in too
+                updates = [worker.update for worker in pending if worker.update is not None]
+            ray.wait(updates, num_returns=1, timeout=TICK_S)
             with self._changed:
                 for worker in pending:
                     self._look_at(worker)
@@ -170,7 +171,7 @@ class RolloutPool:
 
     @property
     def goodput(self) -> float:
-        """Share of the time since the pool began that was not lost to faults (see `PoolStatus.lost_s`)."""
+        """Share of the time since the pool began that was not lost to faults."""
         return 1 - self._lost_s / (time.monotonic() - self._begun_s)
 
     def count_lost(self, seconds: float) -> None:
@@ -197,7 +198,6 @@ class RolloutPool:
                 num_in_flight=sum(len(worker.tickets) for worker in self._workers.values()),
                 num_tokens=self._num_tokens,
                 busy_s=self._busy_s,
-                lost_s=self._lost_s,
             )
 
     def close(self) -> None:
@@ -255,7 +255,7 @@ class RolloutPool:
     def _look_at(self, worker: Worker) -> None:
         if worker.state is WorkerState.DEAD:
             return
-        before = worker.state
+        before, is_new = worker.state, worker.version is None
         try:
             worker.look(self._weights)
         except WorkerLost as lost:
@@ -266,8 +266,7 @@ class RolloutPool:
         if worker.state is not before:
             if worker.state is WorkerState.HEALTHY:
                 self._reasons.pop(worker.name, None)
-                if not worker.has_served:
-                    worker.has_served = True
+                if is_new:
                     self._tell("rollout_worker_serves", worker=worker.name, version=worker.version)
                 waiting, self._queue = self._queue, deque()
                 for ticket in waiting:

@@ -98,8 +98,6 @@ class Worker:
     tickets: list[Ticket] = field(default_factory=list)
     num_served: int = 0
     """Groups."""
-    has_served: bool = False
-    """It was HEALTHY once."""
     _born_s: float = field(default_factory=time.monotonic)
     _ready: ObjectRef = None
     update: ObjectRef | None = None

@@ -53,7 +53,10 @@ class StageCheckpoints:
         facts: Mapping[str, object] | None = None,
         stop: StopRequest | None = None,
         event: Callable[..., None] = log_warning,
+        rewind: Callable[[int], None] = lambda step: None,
     ) -> None:
+        """`rewind(step)` takes back what was noted of later steps: a restore goes on behind `step`."""
+        self._rewind = rewind
         self._folder, self._stage, self._settings, self._keep = folder, stage, settings, keep
         self._facts, self._stop, self._event = facts or {}, stop or StopRequest(), event
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -88,6 +91,7 @@ class StageCheckpoints:
             for left in self._folder.glob(f"{self._stage}_*{suffix}"):
                 shutil.rmtree(left, ignore_errors=True)
         step = self.newest_step()
+        self._rewind(step)
         if step:
             learner.load_state(self._at(step), step)
             self._stop.goes_on_from = f"{self._stage} step {step}, {self._at(step)}"

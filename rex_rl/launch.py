@@ -149,7 +149,6 @@ class _Stage:
             run=self._run,
         )
         progress = self._checkpoints(stage)
-        self._log.truncate_after(stage, progress.newest_step())
         shared: dict[str, Any] = {
             "learner": GuardedLearner(
                 self._cluster.learner,

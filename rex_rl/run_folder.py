@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ class RunFolder:
             facts={"seed": config.seed, "wandb_run_id": log.run_id},
             stop=stop,
             event=log.event,
+            rewind=partial(log.truncate_after, stage),
         )
 
     def write_quarantine(self, bad: Sequence[BadRecord]) -> None:

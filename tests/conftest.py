@@ -99,12 +99,9 @@ def quiet_job(start_job: StartJob) -> FaultyJob:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny Qwen2.5-VL with random weights, float32."""
-    from rex_rl.shapes.tiny import build_model, default_tokenizer, write_processor_files
+    from rex_rl.shapes.tiny import write_random_model
 
-    folder, tokenizer = tmp_path_factory.mktemp("tiny"), default_tokenizer()
-    write_processor_files(folder, tokenizer)
-    build_model(tokenizer, seed=0).save_pretrained(folder)
-    return folder
+    return write_random_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,14 @@ def build_model(tokenizer: Tokenizer, *, seed: int) -> "Qwen2_5_VLForConditional
     return model
 
 
+def write_random_model(folder: Path) -> Path:
+    """A model folder with random weights in float32, whose answers hardly ever end before their limit."""
+    tokenizer = default_tokenizer()
+    write_processor_files(folder, tokenizer)
+    build_model(tokenizer, seed=0).save_pretrained(folder)
+    return folder
+
+
 def write_processor_files(folder: Path, tokenizer: Tokenizer) -> None:
     """Write tokenizer, image and video processor and chat template the way transformers and vLLM expect them."""
     folder.mkdir(parents=True, exist_ok=True)
