@@ -81,8 +81,8 @@ class _Parameters:
     def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> None:
         """Copy a bucket into the parameters; the other phases have nothing to do."""
         if method == "update_weights":
-            for name, tensor in args[0]["bucket"].tensors():
-                self.tensors[name].copy_(tensor)
+            for packed in args[0]["bucket"]:
+                self.tensors[packed.name].copy_(packed.tensor())
 
     def reset_prefix_cache(self, reset_running_requests: bool) -> bool:
         """Nothing is cached."""

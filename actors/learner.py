@@ -17,7 +17,7 @@ from ray import ObjectRef
 
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
-from actors.weights import VISION_PREFIX, Bucket, Manifest, digest_of, fill_buckets
+from actors.weights import VISION_PREFIX, Manifest, bucket_digest, fill_buckets
 from rex_rl.batch import MicroBatch, halves
 from rex_rl.checkpoints import sync_to_disk
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
@@ -207,26 +207,17 @@ class LearnerRank:
     def export_weights(self, version: int) -> tuple[Manifest, list[ObjectRef]] | None:
         """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering."""
         refs: list[ObjectRef] = []
-        buckets: list[Bucket] = []
-        num_bytes, vision = 0, []
+        digests, vision_digests, num_bytes = [], [], 0
         for bucket in fill_buckets(self._engine.named_tensors()):
-            if self._seat.rank != 0:
-                continue
-            refs.append(ray.put(bucket))
-            buckets.append(bucket)
-            num_bytes += bucket.data.size
-            vision += [
-                digest_of(bucket.data[spec.start : spec.end])
-                for spec in bucket.specs
-                if spec.name.startswith(VISION_PREFIX)
-            ]
+            if self._seat.rank == 0:
+                refs.append(ray.put(bucket))
+                digests.append(bucket_digest(bucket))
+                vision_digests += [packed.digest for packed in bucket if packed.name.startswith(VISION_PREFIX)]
+                num_bytes += sum(packed.data.size for packed in bucket)
         if self._seat.rank != 0:
             return None
         manifest = Manifest(
-            version=version,
-            digests=tuple(bucket.digest for bucket in buckets),
-            vision_digest="".join(vision),
-            num_bytes=num_bytes,
+            version=version, digests=tuple(digests), vision_digest="".join(vision_digests), num_bytes=num_bytes
         )
         return manifest, refs
 

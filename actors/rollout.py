@@ -8,7 +8,7 @@ from ray import ObjectRef
 
 from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
 from actors.identity import Identity, own_identity
-from actors.weights import Bucket, Manifest
+from actors.weights import Bucket, Manifest, bucket_digest
 from actors.worker import Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
@@ -51,7 +51,7 @@ class RolloutWorker:
         """
         buckets: list[Bucket] = ray.get(bucket_refs)
         for digest, bucket in zip(manifest.digests, buckets, strict=True):
-            if bucket.digest != digest or not bucket.is_intact():
+            if bucket_digest(bucket) != digest or not all(packed.is_intact() for packed in bucket):
                 raise SyncError(f"{self.name}: a bucket of version {manifest.version} arrived altered")
         if abort:
             self.abort_all()

@@ -1,11 +1,11 @@
 """The receiving end of a weight update inside vLLM, over Ray's object store.
 
-Registered with vLLM's weight-transfer API as the backend `object_store`: buckets arrive as one flat byte array each,
-with names, dtypes, shapes and an xxh3 digest. It works with any device; between GPUs vLLM's own `nccl` and `ipc`
-backends serve the same four phases (init / start / update / finish).
+Registered with vLLM's weight-transfer API as the backend `object_store`. Named tensors arrive as bytes whose xxh3
+digests rollout.py has checked, and are copied from where they lie. It works with any device; between GPUs vLLM's own
+`nccl` and `ipc` backends serve the same four phases (init / start / update / finish).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class ObjectStoreInit(WeightTransferInitInfo):
 class ObjectStoreUpdate(WeightTransferUpdateInfo):
     """One bucket of named tensors."""
 
-    bucket: Bucket = field()
+    bucket: Bucket = ()
 
 
 class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdate]):
@@ -56,7 +56,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInit, ObjectStoreUpdat
 
     def receive_weights(self, update_info: ObjectStoreUpdate) -> None:
         """Hand the bucket's tensors to the model's loader."""
-        self.model.load_weights(iter(update_info.bucket.tensors()))
+        self.model.load_weights((packed.name, packed.tensor()) for packed in update_info.bucket)
 
     def finish_weight_update(self) -> None:
         """Repack what the loader replaced, the tied output matrix included.

@@ -1,6 +1,7 @@
 """Weights on their way from the learner to the rollout workers: buckets, digests, and the manifest of a version."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,34 +16,36 @@ VISION_PREFIX = "model.visual."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorSpec:
-    """Where a tensor stands in its bucket's bytes."""
+class PackedTensor:
+    """A named tensor as its bytes, with their xxh3 digest."""
 
     name: str
     dtype: str
     """torch's name without the prefix, such as `bfloat16`."""
     shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bucket:
-    """Some tensors in one flat byte array, with the xxh3 digest of those bytes."""
-
-    specs: tuple[TensorSpec, ...]
     data: np.ndarray
+    """Flat uint8; a view of the weights where it was packed, of Ray's object store where it arrived."""
     digest: str
 
     def is_intact(self) -> bool:
         """True when the bytes still have the digest they were sent with."""
         return digest_of(self.data) == self.digest
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) pairs; the tensors are copies, since arrays from Ray's object store are read-only."""
-        for spec in self.specs:
-            raw = torch.from_numpy(self.data[spec.start : spec.end].copy())
-            yield spec.name, raw.view(getattr(torch, spec.dtype)).reshape(spec.shape)
+    def tensor(self) -> torch.Tensor:
+        """The tensor on those very bytes: to copy from and not to write to, as the object store's are read-only."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors and says so
+            raw = torch.from_numpy(self.data)
+        return raw.view(getattr(torch, self.dtype)).reshape(self.shape)
+
+
+Bucket = tuple[PackedTensor, ...]
+"""Tensors that travel as one object: each is copied once on either side and never joined to its neighbours."""
+
+
+def bucket_digest(bucket: Bucket) -> str:
+    """One digest of the tensors' digests in order."""
+    return digest_of(np.frombuffer("".join(packed.digest for packed in bucket).encode(), dtype=np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,24 +73,23 @@ def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
+def pack(name: str, tensor: torch.Tensor) -> PackedTensor:
+    """A tensor ready to travel, without a copy of one that lies in host memory in order."""
+    data = tensor_bytes(tensor)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return PackedTensor(name=name, dtype=dtype, shape=tuple(tensor.shape), data=data, digest=digest_of(data))
+
+
 def fill_buckets(named: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: int = BUCKET_BYTES) -> Iterator[Bucket]:
     """Pack named tensors into buckets, in order; a tensor larger than a bucket gets one of its own."""
-    specs: list[TensorSpec] = []
-    pieces: list[np.ndarray] = []
+    bucket: list[PackedTensor] = []
     filled = 0
     for name, tensor in named:
-        raw = tensor_bytes(tensor)
-        if pieces and filled + raw.size > bucket_bytes:
-            yield _close(specs, pieces)
-            specs, pieces, filled = [], [], 0
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        specs.append(TensorSpec(name=name, dtype=dtype, shape=tuple(tensor.shape), start=filled, end=filled + raw.size))
-        pieces.append(raw)
-        filled += raw.size
-    if pieces:
-        yield _close(specs, pieces)
-
-
-def _close(specs: list[TensorSpec], pieces: list[np.ndarray]) -> Bucket:
-    data = np.concatenate(pieces)
-    return Bucket(specs=tuple(specs), data=data, digest=digest_of(data))
+        packed = pack(name, tensor)
+        if bucket and filled + packed.data.size > bucket_bytes:
+            yield tuple(bucket)
+            bucket, filled = [], 0
+        bucket.append(packed)
+        filled += packed.data.size
+    if bucket:
+        yield tuple(bucket)
