@@ -14,7 +14,7 @@ from actors.weights import Manifest
 from rex_rl.types import Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState, after
 
-PING_EVERY_S = 0.5
+PING_EVERY_S = 0.25
 """A dead process is noticed by the next ping at the latest."""
 
 
@@ -58,7 +58,7 @@ Weights = Published | FolderWeights
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
-    """What a worker says of itself twice a second."""
+    """What a worker says of itself whenever it is asked."""
 
     num_loops: int
     """Passes of the engine's thread: it stands still where the engine hangs."""

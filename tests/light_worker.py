@@ -19,16 +19,16 @@ from rex_rl.types import Answer, FinishReason, Group, Prompt, Sampling
 
 
 class LightWorker:
-    """Answers every prompt after `answer_s` with tokens that say which weights wrote them."""
+    """Answers `slots` prompts at a time, each after `answer_s`, with tokens that say which weights wrote them."""
 
-    def __init__(self, name: str, answer_s: float, sync_s: float, fails: str) -> None:
+    def __init__(self, name: str, answer_s: float, sync_s: float, fails: str, slots: int) -> None:
         if fails:
             raise ValueError(fails)
         self._name, self._answer_s, self._sync_s = name, answer_s, sync_s
         self._version = -1
         self._aborts = 0
         self._num_waiting = 0
-        self._condition = threading.Condition()
+        self._condition, self._slots = threading.Condition(), threading.Semaphore(slots)
 
     def identity(self) -> Identity:
         """Process and node."""
@@ -56,7 +56,7 @@ class LightWorker:
         """A group."""
         if self._version < 0:
             raise SyncError(f"{self._name} was asked to serve before its first weight sync")
-        with self._condition:
+        with self._slots, self._condition:
             aborts, version = self._aborts, self._version
             if self._condition.wait_for(lambda: self._aborts > aborts, timeout=self._answer_s):
                 raise AbortedError("given up")
@@ -69,6 +69,8 @@ class LightWorker:
         return Group(prompt=prompt, answers=(answer,) * sampling.num_answers, worker=self._name)
 
 
-def spawn_light(name: str, *, answer_s: float = 0.02, sync_s: float = 0.0, fails: str = "") -> ActorHandle:
+def spawn_light(
+    name: str, *, answer_s: float = 0.02, sync_s: float = 0.0, fails: str = "", slots: int = 64
+) -> ActorHandle:
     """Start one, or one that `fails` with that reason."""
-    return ray.remote(LightWorker).options(num_cpus=0, max_concurrency=64).remote(name, answer_s, sync_s, fails)
+    return ray.remote(LightWorker).options(num_cpus=0, max_concurrency=64).remote(name, answer_s, sync_s, fails, slots)

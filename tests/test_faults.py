@@ -8,10 +8,13 @@ import json
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from rex_rl.shapes.world import SceneKind, write_split
 from tests.faulty_job import ROLES, FaultyJob, StartJob, differences
+from tests.poison import write_poisoned
 
 pytestmark = pytest.mark.engine
 
@@ -77,7 +80,8 @@ def test_ten_kills_of_rollout_workers_in_thirty_steps(start_job: StartJob) -> No
         job.strike("rollout", sign=signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL, which=rng.randrange(2))
     job.finish()
     assert differences(job, quiet) == []
-    print(f"10 kills in 30 steps: goodput {job.steps()[-1]['goodput']:.3f}")
+    took_s, quiet_s = (float(run.steps()[-1]["time"]) - float(run.steps()[0]["time"]) for run in (job, quiet))
+    print(f"10 kills in 30 steps: goodput {job.steps()[-1]['goodput']:.3f}; {took_s:.0f} s, without {quiet_s:.0f} s")
 
 
 @pytest.mark.soak
@@ -109,3 +113,21 @@ def test_both_ranks_of_a_learner_are_killed(start_job: StartJob) -> None:
         job.wait_for(lambda before=num_lost: len(job.events("learner_lost")) > before)
     job.finish()
     assert differences(job, quiet) == []
+
+
+@pytest.mark.soak
+def test_a_run_with_one_record_in_twenty_poisoned_is_the_one_without_them(start_job: StartJob, tmp_path: Path) -> None:
+    """Each is counted by its reason and put aside; the run's numbers are those of the clean data, to the bit."""
+    file = write_split(tmp_path / "shapes", name="good", num_images=1, seed=0, kind=SceneKind())
+    good = json.loads(file.read_text())
+    poisoned = write_poisoned(tmp_path, [good], pixels=(file.parent / good["image"]).read_bytes())
+    settings = (f"data.images={poisoned.images}", "data.max_bad_fraction=0.1")
+    quiet = start_job("clean", f"data.train={poisoned.clean}", *settings, num_steps=6)
+    quiet.finish()
+    job = start_job("poisoned", f"data.train={poisoned.file}", *settings, num_steps=6)
+    job.finish()
+    assert differences(job, quiet) == []
+    (said,) = job.events("data")
+    assert said["bad"] == poisoned.num_bad
+    assert sum(count for kind, count in said.items() if kind.startswith(("image:", "bbox"))) == poisoned.num_bad
+    assert len((job.folder / "quarantine.jsonl").read_text().splitlines()) == poisoned.num_bad

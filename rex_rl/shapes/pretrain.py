@@ -48,6 +48,8 @@ CELLS = IMAGE_SIDE_PX // 28
 CROWDED = SceneKind(min_objects=1, column_share=0.25)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
 NUM_NEXT = 3
+CAPTION_SHARE = 0.25
+"""Of the captions from left to right; the others go by name. Of nothing else a model learns to pass over labels."""
 BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
 """A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
@@ -68,6 +70,14 @@ def describe(scene: Scene) -> str:
     bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
     order = np.argsort(bins_N4[:, 0], kind="stable")  # ties stay in the scene's order, which says nothing
     return ", ".join(f"{scene.labels[i]}" + "".join(f"<{value}>" for value in bins_N4[i]) for i in order)
+
+
+def describe_by_name(rng: np.random.Generator, scene: Scene) -> str:
+    """The caption told label after label, each from left to right; whatever is there, in any order of labels."""
+    bins_N4, boxes = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)), coordinates(scene)
+    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
+    names = [str(name) for name in rng.permutation(sorted(set(scene.labels)))]
+    return ". ".join(name + ", ".join(boxes[i] for i in order if scene.labels[i] == name) for name in names)
 
 
 def coordinates(scene: Scene) -> list[str]:
@@ -102,7 +112,7 @@ def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
         (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
         *(ask_next(rng, scene, boxes, bins_N4) for _ in range(NUM_NEXT)),
         (NAME_START, f", {NAME_START}".join(named)),
-        ("", describe(scene)),
+        ("", describe(scene)) if rng.random() < CAPTION_SHARE else ("by name: ", describe_by_name(rng, scene)),
     ]
 
 

@@ -28,13 +28,19 @@ Events = list[tuple[str, dict[str, Any]]]
 
 @contextmanager
 def pool_of(
-    num_workers: int, *, answer_s: float = 0.02, sync_s: float = 0.0, deterministic: bool = False, **limits: Any
+    num_workers: int,
+    *,
+    answer_s: float = 0.02,
+    sync_s: float = 0.0,
+    slots: int = 64,
+    deterministic: bool = False,
+    **limits: Any,
 ) -> Iterator[tuple[RolloutPool, Events]]:
     """A pool of light workers that serve version 0, and what it told."""
     events: Events = []
     settings = {"start_timeout_s": 60.0, "sync_timeout_s": 40.0, "hang_timeout_s": 3.0, "max_deaths_in_row": 3}
     pool = RolloutPool(
-        partial(spawn_light, answer_s=answer_s, sync_s=sync_s),
+        partial(spawn_light, answer_s=answer_s, sync_s=sync_s, slots=slots),
         num_workers=num_workers,
         limits=PoolLimits(**{**settings, "abort_on_sync": False, **limits}),
         tell=lambda event, **facts: events.append((event, facts)),
@@ -97,6 +103,7 @@ def test_a_killed_workers_prompts_are_answered_by_the_others_and_it_comes_back()
         tickets = submit(pool, 8)
         os.kill(before["rollout-0"], signal.SIGKILL)
         noticed_s = until(lambda: any(event == "rollout_worker_lost" for event, _ in events))
+        print(f"a death was noticed after {noticed_s:.2f} s")
         assert noticed_s < 3  # 1 s is promised; a busy machine takes longer to let the pool look
         assert finish(pool, tickets) == {"rollout-1": 8}
         until(lambda: states(pool) == dict.fromkeys(before, WorkerState.HEALTHY))
@@ -178,6 +185,26 @@ def test_scaling_1_to_3_to_1_loses_and_doubles_no_prompt() -> None:
         assert finish(pool, tickets) == {"rollout-0": 3, "rollout-1": 3, "rollout-2": 3}
         until(lambda: list(states(pool)) == ["rollout-0"])
         assert [event for event, _ in events if event == "rollout_worker_lost"] == []
+
+
+def test_throughput_follows_the_number_of_workers() -> None:
+    """Three workers answer in less than half of one's time (a third of it and what asking costs), and one in its own.
+
+    36 prompts at 0.1 s, two at a time, are 1.8 s of work: thirty times what the pool itself takes for them.
+    """
+
+    def answer_all(pool: RolloutPool) -> float:
+        begun_s = time.monotonic()
+        finish(pool, submit(pool, 36))
+        return time.monotonic() - begun_s
+
+    with pool_of(1, answer_s=0.1, slots=2) as (pool, _):
+        seconds = []
+        for num_workers in (1, 3, 1):
+            pool.scale(num_workers)
+            until(lambda wanted=num_workers: list(states(pool).values()) == [WorkerState.HEALTHY] * wanted)
+            seconds.append(answer_all(pool))
+    assert seconds[1] < 0.5 * min(seconds[0], seconds[2])
 
 
 def test_scaled_to_none_a_run_waits_and_goes_on_when_there_are_some_again() -> None:

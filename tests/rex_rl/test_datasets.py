@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from rex_rl.config import Config
 from rex_rl.datasets import load_split, shapes_files
 from rex_rl.errors import DataError
 from rex_rl.shapes.world import SceneKind, write_split
+from tests.poison import write_poisoned
 
 
 def config_for(root: Path, *, num_images: int = 200, **data: Any) -> Config:
@@ -101,35 +101,12 @@ def test_another_size_or_seed_is_another_data_set(tmp_path: Path) -> None:
 def test_poison_is_put_aside_counted_by_reason_and_the_rest_is_used(files: dict[str, Path], tmp_path: Path) -> None:
     """One in twenty of each kind that hurts: what is left of 140 records is exactly the good ones."""
     good = json.loads(files["one"].read_text())
-    images = tmp_path / "images"
-    images.mkdir()
-    pixels = (files["one"].parent / good["image"]).read_bytes()
-    (images / "good.png").write_bytes(pixels)
-    (images / "corrupt.png").write_bytes(pixels[: len(pixels) // 2])
-    (images / "empty.png").write_bytes(b"")
-    Image.new("1", (9000, 9000)).save(images / "bomb.png")
-    (tmp_path / "secret.png").write_bytes(pixels)
-    (images / "link.png").symlink_to(tmp_path / "secret.png")
-    not_a_number = [{"label": good["objects"][0]["label"], "bbox": [float("nan"), 1, 2, 3]}]
-    poison = [
-        {"image": "corrupt.png"},
-        {"image": "empty.png"},
-        {"image": "bomb.png", "width": 9000, "height": 9000},
-        {"image": "../secret.png"},
-        {"image": str(tmp_path / "secret.png")},
-        {"image": "link.png"},
-        {"objects": not_a_number},
-    ]
-    lines = [good | {"id": f"good_{i}", "image": "good.png"} for i in range(20 * len(poison) - len(poison))]
-    for i, change in enumerate(poison):
-        lines.insert(17 * i, good | {"id": f"bad_{i}", "image": "good.png"} | change)
-    file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
+    poisoned = write_poisoned(tmp_path, [good], pixels=(files["one"].parent / good["image"]).read_bytes())
+    file, images = poisoned.file, poisoned.images
     split = load_split(config_for(tmp_path, train=str(file), images=str(images), max_bad_fraction=0.1))
-    assert len(split.train) + len(split.heldout) == 19 * len(poison)
+    assert len(split.train) + len(split.heldout) == 19 * poisoned.num_bad
     assert all(record.id.startswith("good") for record in (*split.train, *split.heldout))
-    assert sorted(bad.id or "" for bad in split.bad) == [f"bad_{i}" for i in range(len(poison))]
+    assert sorted(bad.id or "" for bad in split.bad) == [f"bad_{i}" for i in range(poisoned.num_bad)]
     counts = Counter(bad.kind for bad in split.bad)
     assert counts["image: .. lies outside the images folder .."] == 3
     assert counts["image: empty file .."] == 1
