@@ -41,7 +41,7 @@ class RayRewardPool:
 
 
 class RayLearner:
-    """The learner's ranks as one. One that dies is a LearnerLostError: `restart` makes all of them anew."""
+    """The learner's ranks as one. One that dies or hangs is a LearnerLostError: `restart` makes all of them anew."""
 
     def __init__(self, start: Callable[[], list[ActorHandle]], config: LearnerConfig) -> None:
         self._start, self._config = start, config
@@ -79,7 +79,7 @@ class RayLearner:
         )
         refs = [rank.step.remote(part, learning_rate_factor) for rank, part in zip(self.ranks, plan, strict=True)]
         joined: dict[str, Mean] = {}
-        for metrics in _get(refs):
+        for metrics in _get(refs, timeout_s=self._config.hang_timeout_s):
             for name, mean in metrics.items():
                 joined[name] = joined[name] + mean if name in joined else mean
         return joined
@@ -99,7 +99,7 @@ class RayLearner:
     def save_state(self, folder: Path) -> Callable[[], None]:
         """Copy weights and optimizer state and begin to write them; what comes back waits for the file."""
         self._all("save_state", str(folder / "learner.safetensors"))
-        return partial(_wait_until_written, self.ranks[0])
+        return partial(_wait_until_written, self.ranks[0], self._config.hang_timeout_s)
 
     def load_state(self, folder: Path, num_steps: int) -> None:
         """Put back what save_state wrote; how many updates that was stands in it."""
@@ -113,19 +113,20 @@ class RayLearner:
         self.identities = self._all("identity")
 
     def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        return _get([getattr(rank, method).remote(*args, **kwargs) for rank in self.ranks])
+        refs = [getattr(rank, method).remote(*args, **kwargs) for rank in self.ranks]
+        return _get(refs, timeout_s=self._config.hang_timeout_s)
 
 
-def _wait_until_written(rank: ActorHandle) -> None:
+def _wait_until_written(rank: ActorHandle, timeout_s: float) -> None:
     """Ask between the rank's steps, as it does one thing at a time; a rank that dies meanwhile wrote nothing whole."""
     try:
-        while not _get([rank.state_written.remote()])[0]:
+        while not _get([rank.state_written.remote()], timeout_s=timeout_s)[0]:
             time.sleep(STATE_POLL_S)
     except LearnerLostError as error:
         raise CheckpointError(str(error)) from error
 
 
-def _get(refs: Sequence[ObjectRef], *, timeout_s: float | None = None) -> list[Any]:
+def _get(refs: Sequence[ObjectRef], *, timeout_s: float) -> list[Any]:
     """Results of all ranks; the project's own errors come back as themselves, not wrapped by Ray.
 
     The first death ends the wait: with nccl the others would hang in their collective.

@@ -80,6 +80,8 @@ class LearnerConfig(Section):
     """Threads of a rank's tensor operations."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included; a single group may be larger."""
+    hang_timeout_s: Annotated[float, Field(ge=2, le=86_400)] = 1800.0
+    """A rank that has not answered by then counts as dead; it must hold the longest step, and loading the model."""
     max_losses_in_row: Annotated[int, Field(ge=0)] = 3
     """Deaths of a rank that the run survives without a new checkpoint between them."""
     prefix_sharing: bool = True

@@ -100,15 +100,20 @@ def test_the_driver_is_killed_at_twenty_random_points(start_job: StartJob, quiet
 
 
 @pytest.mark.soak
-def test_both_ranks_of_a_learner_are_killed(start_job: StartJob) -> None:
-    """One after the other, under ZeRO-2."""
-    overrides = ("learner.num_ranks=2", "learner.num_cpus=0.3", "learner.deepspeed={zero_optimization: {stage: 2}}")
+def test_both_ranks_of_a_learner_are_killed_and_one_is_stopped(start_job: StartJob) -> None:
+    """One after the other, under ZeRO-2; the other rank would wait in its collective for ever."""
+    overrides = (
+        "learner.hang_timeout_s=30",
+        "learner.num_ranks=2",
+        "learner.num_cpus=0.3",
+        "learner.deepspeed={zero_optimization: {stage: 2}}",
+    )
     quiet = start_job("quiet2", *overrides)
     quiet.finish()
     job = start_job("ranks", *overrides)
-    for step, rank in ((1, 0), (3, 1)):
+    for step, rank, sign in ((1, 0, signal.SIGKILL), (3, 1, signal.SIGKILL), (5, 1, signal.SIGSTOP)):
         job.wait_for_step(step)
-        job.strike("learner", which=rank)
+        job.strike("learner", sign=sign, which=rank)
         num_lost = len(job.events("learner_lost"))
         job.wait_for(lambda before=num_lost: len(job.events("learner_lost")) > before)
     job.finish()

@@ -89,6 +89,29 @@ def test_engine_and_learner_agree_after_every_publish(
         ray.kill(rank)
 
 
+def test_answers_in_the_middle_of_a_sync_go_on_under_the_new_weights(
+    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt]
+) -> None:
+    """None is lost, and every token says whose it is. The image is encoded anew for them, also where the prompt was
+    cached: vLLM by itself has dropped its pixels by then and fails (engine.py hands them over).
+    """
+    learner = start_learner(1, zero_stage=0)
+    learner.begin_grpo(str(tiny_model), SETTINGS)
+    sync = ObjectStoreSync(learner, pool, timeout_s=60)
+    sync.publish(0)
+    groups = answer(pool, prompts[:1], seed=1)
+    long = Sampling(num_answers=4, temperature=2.0, max_tokens=400, seed=2)  # seconds: the step and the sync fit in
+    tickets = [pool.submit(prompts[0], long) for _ in range(2)]
+    learner.step(as_batch(groups), 1.0)
+    sync.publish(1)
+    written = [one.versions_T for ticket in tickets for one in pool.result(ticket).answers]
+    assert len(written) == 8
+    assert all((np.diff(versions_T) >= 0).all() for versions_T in written)
+    assert {0, 1} <= {int(version) for versions_T in written for version in (versions_T[0], versions_T[-1])}
+    for rank in learner.ranks:
+        ray.kill(rank)
+
+
 def test_only_allowed_tokens_are_sampled(tiny_model: Path, pool: RolloutPool, prompts: list[Prompt]) -> None:
     """A random model would say an image pad or an undefined id within a few hundred tokens if it could."""
     pool.publish(FolderWeights())
