@@ -39,7 +39,7 @@ class RunController:
 
 
 def start_controller(run: str) -> ActorHandle:
-    """The controller of a run; it ends with its driver. One that a killed driver left is waited out by Ray."""
+    """The controller of a run; it ends with its driver. Where a killed driver left one, the monitor starts another."""
     return ray.remote(RunController).options(name=run, namespace=NAMESPACE, num_cpus=0, get_if_exists=True).remote()
 
 

@@ -49,8 +49,13 @@ class Monitor:
     def _report(self) -> None:
         identities = ray.get([worker.identity.remote() for worker in self._rewards])
         while not self._closed.wait(REPORT_S):
-            with contextlib.suppress(ray.exceptions.RayError):  # without a controller the run goes on unseen
+            try:
                 wish = ray.get(self._controller.report.remote(self._status(identities)), timeout=10 * REPORT_S)
+            except ray.exceptions.RayActorError:  # such as one a killed driver left, which ends a moment after it
+                self._controller = start_controller(self._run)
+            except ray.exceptions.RayError:  # until the next report the run goes on unseen
+                continue
+            else:
                 if wish is not None:
                     self._pool.scale(wish)
 
