@@ -1,6 +1,6 @@
 """From rewards to the advantage of every token.
 
-Axes: G answers of a group, N shapes of one answer, T its tokens.
+Axes: P groups of a step, G answers of a group, N shapes of one answer, T its tokens.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,35 @@ def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
     if std < STD_FLOOR:
         return np.zeros_like(centred_G)
     return centred_G / std if normalise_std else centred_G
+
+
+def task_spreads(total_PG: Sequence[np.ndarray], tasks_P: Sequence[str]) -> dict[str, float]:
+    """How far a step's rewards lie from their groups' means, by task: sqrt(mean of (r - mean of its group)^2).
+
+    The mean is over all answers to prompts of the task. A task in which no group's answers differ gets 1.
+
+    >>> total_PG = [np.array([0.0, 4.0]), np.array([0.0, 0.2]), np.array([0.3, 0.7]), np.array([1.0, 1.0])]
+    >>> {task: round(spread, 3) for task, spread in task_spreads(total_PG, ["a", "b", "b", "c"]).items()}
+    {'a': 2.0, 'b': 0.158, 'c': 1.0}
+    """
+    centred_of: dict[str, list[np.ndarray]] = {}
+    for total_G, task in zip(total_PG, tasks_P, strict=True):
+        centred_of.setdefault(task, []).append(total_G - total_G.mean())
+    spreads = {task: float(np.concatenate(rows).std()) for task, rows in centred_of.items()}
+    return {task: spread if spread >= STD_FLOOR else 1.0 for task, spread in spreads.items()}
+
+
+def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scores]:
+    """A step's rewards and gains divided by their task's spread, so that no task's scale drowns another's."""
+    spreads = task_spreads([one.total_G for one in scores], tasks_P)
+    return [
+        replace(
+            one,
+            total_G=one.total_G / spreads[task],
+            gains_GN=tuple(gains_N / spreads[task] for gains_N in one.gains_GN),
+        )
+        for one, task in zip(scores, tasks_P, strict=True)
+    ]
 
 
 def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarray:
@@ -136,7 +165,7 @@ def overlong_penalty(lengths_G: Sequence[int], *, max_answer_tokens: int, buffer
 
 
 def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: GrpoConfig) -> list[TrainGroup]:
-    """A step's groups ready to learn from. Token weights are shared out over the whole step."""
+    """A step's groups ready to learn from. Token weights, and spreads of tasks, are of the whole step."""
     lengths_PG = [[answer.tokens_T.size for answer in group.answers] for group in groups]
     weights_B = token_weights(
         np.array([length for lengths_G in lengths_PG for length in lengths_G]),
@@ -144,21 +173,26 @@ def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: Grpo
         max_answer_tokens=config.max_answer_tokens,
     )
     weights = iter(weights_B.tolist())
+    scores = [_less_length_cost(one, lengths_G, config) for one, lengths_G in zip(scores, lengths_PG, strict=True)]
+    if config.advantage.normalise_by_task:
+        scores = in_task_units(scores, [group.prompt.record.task for group in groups])
     return [
         TrainGroup(
             prompt=group.prompt,
             answers=tuple(
                 ScoredAnswer(answer=answer, advantages_T=advantages_T.astype(np.float32), token_weight=next(weights))
-                for answer, advantages_T in zip(group.answers, _advantages(one, lengths_G, config), strict=True)
+                for answer, advantages_T in zip(
+                    group.answers, token_advantages(one, lengths_G, config.advantage), strict=True
+                )
             ),
         )
         for group, one, lengths_G in zip(groups, scores, lengths_PG, strict=True)
     ]
 
 
-def _advantages(scores: Scores, lengths_G: Sequence[int], config: GrpoConfig) -> list[np.ndarray]:
+def _less_length_cost(scores: Scores, lengths_G: Sequence[int], config: GrpoConfig) -> Scores:
     """Of one group, after what its answers' lengths cost them."""
-    if config.overlong_buffer:
-        cost_G = overlong_penalty(lengths_G, max_answer_tokens=config.max_answer_tokens, buffer=config.overlong_buffer)
-        scores = replace(scores, total_G=scores.total_G + cost_G)
-    return token_advantages(scores, lengths_G, config.advantage)
+    if not config.overlong_buffer:
+        return scores
+    cost_G = overlong_penalty(lengths_G, max_answer_tokens=config.max_answer_tokens, buffer=config.overlong_buffer)
+    return replace(scores, total_G=scores.total_G + cost_G)

@@ -275,7 +275,7 @@ def plan(
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO JSON (.json) or record JSONL (.jsonl).")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the file's own.")] = None,
-    task: Task = "detection",
+    task: Annotated[str, typer.Option(help="What all records ask for; all: each says its own.")] = "detection",
     max_bad_fraction: Annotated[float, typer.Option(min=0, max=1, help="More bad records are status 2.")] = 0.01,
     headers_only: Annotated[bool, typer.Option("--headers-only", help="Do not decode the images' pixels.")] = False,
 ) -> None:
@@ -285,7 +285,11 @@ def check(
 
     # All bad records are wanted, so the limit comes after the report.
     record_set = read_dataset(
-        file, images=images, task=task, max_bad_fraction=1.0, check_images=True, decode_images=not headers_only
+        file,
+        images=images,
+        task=None if task == "all" else task,
+        max_bad_fraction=1.0,
+        decode_images=not headers_only,
     )
     for line in check_report(record_set):
         print(line)

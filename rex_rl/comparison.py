@@ -13,10 +13,24 @@ from typing import Any
 
 from rex_rl.config import Config, load_config
 from rex_rl.errors import DataError
+from rex_rl.evaluation import bootstrap_interval, by_task, evaluate
+from rex_rl.heldout import last_samples
 from rex_rl.run_folder import CONFIG, SUMMARY
 
 CONTROL_SUFFIX = "-control"
+NUM_BOOTSTRAP = 1000
 COLUMNS = ("f1_miou", "f1_50", "duplicate_rate", "recall_50", "mean_predictions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskGain:
+    """`f1_miou` of one task at the end of both stages, and the 95 % bootstrap interval of the gain over the images."""
+
+    task: str
+    num_images: int
+    sft: float
+    grpo: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +41,8 @@ class Comparison:
     sft: Mapping[str, float]
     grpo: Mapping[str, float]
     control: Mapping[str, float] | None
+    tasks: tuple[TaskGain, ...]
+    """Of the run's samples; none where a stage has left none."""
 
     def gain(self, figure: str) -> float:
         """What GRPO added to a figure."""
@@ -79,9 +95,28 @@ def compare(runs: Sequence[Path]) -> list[Comparison]:
                 sft=_figures(summary["sft"]),
                 grpo=_figures(summary["grpo"]),
                 control=_figures(read_summary(control)["sft"]) if (control / SUMMARY).is_file() else None,
+                tasks=_task_gains(run),
             )
         )
     return found
+
+
+def _task_gains(run: Path) -> tuple[TaskGain, ...]:
+    """What GRPO added in each task, from the answers that both stages' last evaluations left."""
+    answers = [[result for _, result in last_samples(run, stage)] for stage in ("sft", "grpo")]
+    if not all(answers):
+        return ()
+    sft_of, grpo_of = (by_task(results) for results in answers)
+    return tuple(
+        TaskGain(
+            task=task,
+            num_images=len(after),
+            sft=evaluate(sft_of[task])["f1_miou"],
+            grpo=evaluate(after)["f1_miou"],
+            interval=bootstrap_interval(after, "f1_miou", before=sft_of[task], num_samples=NUM_BOOTSTRAP, seed=0),
+        )
+        for task, after in grpo_of.items()
+    )
 
 
 def _figures(stage: Mapping[str, float | None]) -> dict[str, float]:
@@ -90,7 +125,7 @@ def _figures(stage: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def table(comparisons: Sequence[Comparison]) -> list[str]:
-    """A Markdown table: each run after SFT, after GRPO and after as much more SFT, in percent where it is a share."""
+    """Markdown: each run after SFT, GRPO and as much more SFT, in percent where it is a share; then its tasks."""
     lines = ["| run | after | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
     for one in comparisons:
         rows = [("SFT", one.sft), ("GRPO", one.grpo)]
@@ -99,11 +134,28 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
             f"| {one.name} | {stage} | " + " | ".join(_shown(name, figures[name]) for name in COLUMNS) + " |"
             for stage, figures in rows
         ]
+    lines += _task_table(comparisons)
     gains = [one.gain("f1_miou") for one in comparisons]
     controls = [one.control_gain("f1_miou") for one in comparisons]
     lines.append("")
     lines.append(f"f1_miou gained, mean of {len(gains)}: GRPO {_points(gains)}, more SFT {_points(controls)}")
     return lines
+
+
+def _task_table(comparisons: Sequence[Comparison]) -> list[str]:
+    """`f1_miou` by task with the interval of its gain; nothing without samples."""
+    rows = [
+        f"| {one.name} | {of.task} | {of.num_images} | {100 * of.sft:.2f} % | {100 * of.grpo:.2f} % "
+        f"| {100 * (of.grpo - of.sft):+.2f} | {100 * of.interval[0]:+.2f} to {100 * of.interval[1]:+.2f} |"
+        for one in comparisons
+        for of in one.tasks
+    ]
+    head = [
+        "",
+        "| run | task | images | f1_miou after SFT | after GRPO | points gained | 95 % interval |",
+        "|---" * 7 + "|",
+    ]
+    return head + rows if rows else []
 
 
 def _shown(name: str, value: float) -> str:

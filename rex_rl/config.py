@@ -34,6 +34,7 @@ from rex_rl.config_schema import (
     FROM_YAML,
     RUN_ROOT_VARIABLE,
     SHAPES_DATA,
+    SHAPES_TASKS,
     DataConfig,
     GrpoConfig,
     LocalPath,
@@ -168,6 +169,13 @@ class Config(Section):
             for key in ("images", "heldout", "heldout_images"):
                 if (value := getattr(self.data, key)) is not None:
                     raise ValueError(f"data.{key} = {value}: `data.train: {SHAPES_DATA}` brings its own")
+            if foreign := set(self.data.tasks) - set(SHAPES_TASKS):
+                raise ValueError(
+                    f"data.tasks = {yaml_text(self.data.tasks)}: `data.train: {SHAPES_DATA}` "
+                    f"has no {', '.join(sorted(foreign))}; it has {', '.join(SHAPES_TASKS)}"
+                )
+        if len(set(self.data.tasks)) != len(self.data.tasks):
+            raise ValueError(f"data.tasks = {yaml_text(self.data.tasks)}: names a task twice")
         if self.data.heldout_images is not None and self.data.heldout is None:
             raise ValueError(f"data.heldout_images = {self.data.heldout_images}: needs data.heldout")
         return self

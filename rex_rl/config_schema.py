@@ -19,6 +19,8 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 RUN_ROOT_VARIABLE = "REX_RUN_ROOT"
 TINY_MODEL = "tiny"
 SHAPES_DATA = "shapes"
+SHAPES_TASKS = ("detection", "pointing", "visual_prompting", "ocr_box")
+"""What the synthetic world can ask."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,19 @@ Period = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Weight = Annotated[float, Field(ge=0, le=10)]
+TrainTask = Literal[
+    "detection",
+    "referring",
+    "layout",
+    "pointing",
+    "affordance",
+    "spatial_pointing",
+    "visual_prompting",
+    "ocr_box",
+    "gui_grounding",
+    "gui_pointing",
+]
+"""Tasks whose answers are boxes or points, for which held-out figures are defined (evaluation.py)."""
 Part = Literal["vision", "projector", "language"]
 
 
@@ -94,9 +109,9 @@ class ShapesConfig(Section):
     """The synthetic data set, made on first use; read only when `data.train` is `shapes`."""
 
     num_train: Count = 3000
-    """Training images."""
+    """Training images of each of `data.tasks`."""
     num_heldout: Count = 200
-    """Held-out images, drawn from seeds of their own."""
+    """Held-out images of each of `data.tasks`, drawn from seeds of their own."""
     seed: Seed = 0
     """Seed of the images; apart from `seed`, so that runs with other seeds see the same data."""
 
@@ -114,8 +129,9 @@ class DataConfig(Section):
     """Image folder of `data.heldout`; null takes `data.images`."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of `data.train` held back by seed; used only where `data.heldout` is null and the data is a file."""
-    task: Literal["detection"] = "detection"
-    """What every record must ask for; another task in the file is refused. Held-out figures are defined for boxes."""
+    tasks: Annotated[tuple[TrainTask, ...], FROM_YAML, Field(min_length=1)] = ("detection",)
+    """What records may ask for, each by its own `task`; another task in the file is refused. A record that names none
+    asks for the only one, or for detection. Held-out figures are given for each."""
     max_bad_fraction: Share = 0.01
     """Bad records are skipped and counted up to this share of a file; more stop the run."""
     shapes: ShapesConfig = ShapesConfig()
@@ -216,6 +232,9 @@ class AdvantageConfig(Section):
 
     normalise_std: bool = True
     """Divide by the group's standard deviation (paper); false only subtracts the mean."""
+    normalise_by_task: bool = False
+    """First divide all rewards and gains of a task by the spread of its rewards within their groups, over the step, so
+    that no task of a mix drowns another; with normalise_std, what is left to it are the gains."""
     credit: Literal["none", "leave_one_out", "prefix", "to_go"] = "none"
     """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`) or its gain over the boxes
     before it (`prefix`); or instead, what the answer still adds from there, compared with the group (`to_go`)."""

@@ -1,5 +1,7 @@
 """The records of a run: training and held-out, from the config's paths or from the synthetic world."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,18 @@ def load_split(config: Config) -> DataSplit:
     else:
         heldout = _read(heldout_file, data.heldout_images or data.images, data)
         kept, held, bad = list(train.records), list(heldout.records), (*train.bad, *heldout.bad)
-    return DataSplit(train=tuple(kept), heldout=tuple(held[: config.evaluation.num_images]), bad=bad)
+    return DataSplit(train=tuple(kept), heldout=_first_of_each_task(held, config.evaluation.num_images), bad=bad)
+
+
+def _first_of_each_task(records: Sequence[Record], num: int) -> tuple[Record, ...]:
+    """The first `num` records of each task, in their order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for record in records:
+        if seen[record.task] < num:
+            kept.append(record)
+        seen[record.task] += 1
+    return tuple(kept)
 
 
 def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
@@ -49,22 +62,27 @@ def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
     from rex_rl.shapes.world import SceneKind, write_split
 
     world = data.shapes
-    folder = run_root / "data" / f"shapes_{world.num_train}_{world.num_heldout}_{world.seed}"
+    tasks = "" if data.tasks == ("detection",) else "_" + "_".join(data.tasks)
+    folder = run_root / "data" / f"shapes_{world.num_train}_{world.num_heldout}_{world.seed}{tasks}"
     files = {
         "train": (world.num_train, world.seed),
         "heldout": (world.num_heldout, world.seed + HELDOUT_SEED_OFFSET),
     }
     for name, (num_images, seed) in files.items():
         if not (folder / f"{name}.jsonl").is_file():  # written after its images, so it stands for a whole split
-            write_split(folder, name=name, num_images=num_images, seed=seed, kind=SceneKind())
+            write_split(folder, name=name, num_images=num_images, seed=seed, kind=SceneKind(), tasks=data.tasks)
     return folder / "train.jsonl", folder / "heldout.jsonl"
 
 
 def _read(file: Path, images: Path | None, data: DataConfig) -> RecordSet:
-    return read_dataset(
+    read = read_dataset(
         file,
         images=images,
-        task=data.task,
+        task=data.tasks[0] if len(data.tasks) == 1 else None,
         max_bad_fraction=data.max_bad_fraction,
         decode_images=True,
     )
+    for record in read.records:
+        if record.task not in data.tasks:
+            raise DataError(f"{record.source}: task: asked for {', '.join(data.tasks)}, found {record.task!r}")
+    return read

@@ -91,28 +91,27 @@ def overlay(
     result: ImageResult,
     *,
     scale: float | None = None,
-    geometry: Geometry = Geometry.BOX,
     visual_prompt: Sequence[Box] = (),
 ) -> Image.Image:
-    """The image with all true and said shapes, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
+    """The image with all true and said boxes and points, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
 
     `scale` is drawn pixels per image pixel; None enlarges small images and leaves others as they are.
     """
     sheet = Sheet(image, scale)
     is_found_B, kinds = match_image(result).is_found_B, box_kinds(result)
     _draw_prompt(sheet, visual_prompt)
-    for shape_K in result.truth_N4[is_found_B]:
-        sheet.shape(shape_K, geometry, LEGEND["true"], thickness=0.5)
-    for shape_K in result.truth_N4[~is_found_B]:
-        sheet.shape(shape_K, geometry, LEGEND["missed"], dash=1.0)
+    for shape_K in result.truth_NK[is_found_B]:
+        sheet.shape(shape_K, _box_or_point(shape_K), LEGEND["true"], thickness=0.5)
+    for shape_K in result.truth_NK[~is_found_B]:
+        sheet.shape(shape_K, _box_or_point(shape_K), LEGEND["missed"], dash=1.0)
     for kind, dash in (("false", 0.0), ("matched", 0.0), ("duplicate", 4.0)):
-        for shape_K, its_kind in zip(result.said_N4, kinds, strict=True):
+        for shape_K, its_kind in zip(result.said_NK, kinds, strict=True):
             if its_kind == kind:
-                sheet.shape(shape_K, geometry, LEGEND[kind], dash=dash)
-    for label, shape_K, is_found in zip(result.truth_labels, result.truth_N4, is_found_B, strict=True):
+                sheet.shape(shape_K, _box_or_point(shape_K), LEGEND[kind], dash=dash)
+    for label, shape_K, is_found in zip(result.truth_labels, result.truth_NK, is_found_B, strict=True):
         if not is_found:
             sheet.name(shape_K, label, LEGEND["missed"])
-    for label, shape_K, kind in zip(result.said_labels, result.said_N4, kinds, strict=True):
+    for label, shape_K, kind in zip(result.said_labels, result.said_NK, kinds, strict=True):
         sheet.name(shape_K, label, LEGEND[kind])
     return sheet.canvas
 
@@ -146,6 +145,10 @@ def _draw_prompt(sheet: Sheet, boxes: Sequence[Box]) -> None:
     for box in boxes:
         sheet.box(np.array(box), PROMPT_COLOUR, dash=4.0)
         sheet.name(np.array(box), "example", PROMPT_COLOUR)
+
+
+def _box_or_point(shape_K: np.ndarray) -> Geometry:
+    return Geometry.POINT if len(shape_K) == Geometry.POINT.size else Geometry.BOX
 
 
 def _geometry_of(thing: Object) -> Geometry:

@@ -3,6 +3,15 @@
 Definitions, for good:
 
 - A box is [x0, y0, x1, y1] in pixels of the original image. A said box whose corners are swapped has IoU 0 with all.
+- Tasks that point say points. Where this file says IoU, a point has 1 with a true box it lies in and 0 with others;
+  where not all things of an image have boxes, it has its closeness to each true point on the answer grid
+  (`rewards.geometry.pairwise_closeness`). It is a duplicate where an earlier one of its label lies at most 5 bins off,
+  and is never large. Masks are not looked at: a thing with a mask alone is judged by its true point.
+- Tasks that read text have the text for a label, and one category, what is read: so a box counts where its text is
+  right to the letter, and a copy is one whatever its text. `text_similarity`: over the true boxes, the mean likeness
+  (1 - edit distance / longer length) of the text in the said box matched at IoU 0.5 whatever it reads; 0 without one.
+- Over several tasks each figure stands once a task as `<task>/<figure>`, and as the mean over tasks under its own name
+  (`num_images`: their sum; `text_similarity`: once a task only).
 - Matching is one-to-one, inside one image and one label, at each IoU threshold by itself, in the order written: each
   said box takes the free true box with which its IoU is highest, if that IoU is at least the threshold (the earlier
   true box on a tie).
@@ -17,7 +26,8 @@ Definitions, for good:
 
 A figure that is not defined (no true box anywhere) is NaN.
 
-Axes: I images, E pairs (image, label), C categories, T IoU thresholds, A said boxes and B true boxes of one image.
+Axes: I images, E pairs (image, category), C categories, T IoU thresholds, A said and B true shapes of one image, K
+numbers of a shape (4: box, 2: point).
 """
 
 from collections.abc import Sequence
@@ -25,13 +35,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.geometry import pairwise_iou
+from rewards.geometry import BOX, POINT, pairwise_closeness, pairwise_iou, points_in_boxes
+from rewards.text import text_similarity
+from rewards.values import NEAR_BINS
 from rex_rl.errors import DataError
+from rex_rl.grid import GRID_STEPS
+from rex_rl.tasks import TASKS
 
 THRESHOLDS_T = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5, 0.55 .. 0.95, rounded because 0.5 + 0.05 * 7 is 0.85 plus one bit."""
 DUPLICATE_IOU = 0.7
 LARGE_AREA_SHARE = 0.95
+_NO_IMAGES = "nothing to evaluate: 0 images, at least 1 is needed"
 METRICS = (
     "f1_50",
     "f1_95",
@@ -44,15 +59,17 @@ METRICS = (
     "mean_predictions",
     "num_images",
 )
-"""Keys of `evaluate_detections`, in the order of the tables."""
+"""Keys of `evaluate` for one task, in the order of the tables."""
+TEXT_SIMILARITY = "text_similarity"
+"""One key more in tasks that read text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageResult:
-    """One image: its true boxes and what one answer said, as written.
+    """One image: its true boxes or points and what one answer said, as written.
 
-    `ImageResult(image_id="42", width=640, height=480, truth_labels=("cat",), truth_N4=np.array([[8., 8., 90., 70.]]),
-    said_labels=("cat", "dog"), said_N4=np.array([[9., 8., 91., 70.], [0., 0., 5., 5.]]), faults=())`
+    `ImageResult(image_id="42", width=640, height=480, truth_labels=("cat",), truth_NK=np.array([[8., 8., 90., 70.]]),
+    said_labels=("cat", "dog"), said_NK=np.array([[9., 8., 91., 70.], [0., 0., 5., 5.]]), faults=())`
     """
 
     image_id: str
@@ -60,23 +77,26 @@ class ImageResult:
     """Pixels of the original image."""
     height: int
     truth_labels: tuple[str, ...]
-    truth_N4: np.ndarray
-    """float [N, 4] pixels, untouched by the codec."""
+    truth_NK: np.ndarray
+    """float [N, K] pixels, untouched by the codec: boxes; where points are said, points for things without a box."""
     said_labels: tuple[str, ...]
-    said_N4: np.ndarray
-    """float [N, 4] pixels in the order written; corners may be swapped."""
+    said_NK: np.ndarray
+    """float [N, K] pixels in the order written; corners may be swapped."""
     faults: tuple[str, ...]
     """Named faults of the answer; empty when it is well formed."""
+    task: str = "detection"
+    """A key of `rex_rl.tasks.TASKS` whose answers are boxes or points."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` when boxes and labels do not belong together."""
-        for name, labels, boxes_N4 in (
-            ("truth", self.truth_labels, self.truth_N4),
-            ("said", self.said_labels, self.said_N4),
+        """Raise `ValueError` when shapes and labels do not belong together."""
+        said = TASKS[self.task].geometry.size
+        for name, labels, shapes_NK, sizes in (
+            ("truth", self.truth_labels, self.truth_NK, (BOX, said)),
+            ("said", self.said_labels, self.said_NK, (said,)),
         ):
-            if boxes_N4.shape != (len(labels), 4):
+            if shapes_NK.shape not in [(len(labels), size) for size in sizes]:
                 raise ValueError(
-                    f"{name}_N4 of image {self.image_id} must be ({len(labels)}, 4) but is {boxes_N4.shape}"
+                    f"{name}_NK of image {self.image_id} must be ({len(labels)}, {sizes[0]}) but is {shapes_NK.shape}"
                 )
 
 
@@ -96,26 +116,37 @@ def match_image(result: ImageResult, threshold: float = 0.5) -> MatchedImage:
     """Match the said boxes of one image with its true boxes at one IoU threshold in (0, 1].
 
     >>> box = np.array([[0.0, 0.0, 10.0, 10.0]])
-    >>> image = ImageResult(image_id="1", width=20, height=20, truth_labels=("cat",), truth_N4=box,
-    ...                     said_labels=("dog", "cat", "cat"), said_N4=np.repeat(box, 3, axis=0), faults=())
+    >>> image = ImageResult(image_id="1", width=20, height=20, truth_labels=("cat",), truth_NK=box,
+    ...                     said_labels=("dog", "cat", "cat"), said_NK=np.repeat(box, 3, axis=0), faults=())
     >>> match_image(image).truth_of_said_A.tolist(), match_image(image).is_duplicate_A.tolist()
     ([-1, 0, -1], [False, False, True])
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in (0, 1]")
-    iou_AB = _label_iou(result.said_labels, result.said_N4, result.truth_labels, result.truth_N4)
-    truth_of_said_A = _match(iou_AB, threshold)
+    truth_of_said_A = _match(_label_iou(result), threshold)
     is_found_B = np.zeros(len(result.truth_labels), dtype=bool)
     is_found_B[truth_of_said_A[truth_of_said_A >= 0]] = True
     return MatchedImage(truth_of_said_A=truth_of_said_A, is_duplicate_A=_find_duplicates(result), is_found_B=is_found_B)
 
 
-def _label_iou(
-    labels_A: Sequence[str], boxes_A4: np.ndarray, labels_B: Sequence[str], boxes_B4: np.ndarray
-) -> np.ndarray:
-    """IoU [A, B] in [0, 1]; 0 between boxes of different labels."""
-    is_same_AB = np.array(labels_A, dtype=object)[:, None] == np.array(labels_B, dtype=object)[None, :]
-    return np.where(is_same_AB, pairwise_iou(boxes_A4, boxes_B4), 0.0)
+def _label_iou(result: ImageResult) -> np.ndarray:
+    """IoU [A, B] in [0, 1] of said and true shapes; 0 between different labels."""
+    labels_A, labels_B = (np.array(labels, dtype=object) for labels in (result.said_labels, result.truth_labels))
+    return np.where(labels_A[:, None] == labels_B[None, :], _iou(result), 0.0)
+
+
+def _iou(result: ImageResult) -> np.ndarray:
+    """The same whatever the labels."""
+    if result.said_NK.shape[1] == BOX:
+        return pairwise_iou(result.said_NK, result.truth_NK)
+    if result.truth_NK.shape[1] == BOX:
+        return points_in_boxes(result.said_NK, result.truth_NK).astype(float)
+    return pairwise_closeness(_bins(result, result.said_NK), _bins(result, result.truth_NK))
+
+
+def _bins(result: ImageResult, points_N2: np.ndarray) -> np.ndarray:
+    """Points [N, 2] in pixels as places on the answer grid, not rounded to its lines."""
+    return points_N2 / (result.width, result.height) * GRID_STEPS
 
 
 def _match(iou_AB: np.ndarray, threshold: float) -> np.ndarray:
@@ -132,8 +163,31 @@ def _match(iou_AB: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _find_duplicates(result: ImageResult) -> np.ndarray:
-    iou_AA = _label_iou(result.said_labels, result.said_N4, result.said_labels, result.said_N4)
-    return np.asarray((np.tril(iou_AA, k=-1) > DUPLICATE_IOU).any(axis=1))
+    if result.said_NK.shape[1] == POINT:
+        points_A2 = _bins(result, result.said_NK)
+        near_AA = np.linalg.norm(points_A2[:, None] - points_A2[None, :], axis=-1) <= NEAR_BINS
+    else:
+        near_AA = pairwise_iou(result.said_NK, result.said_NK) > DUPLICATE_IOU
+    labels_A = np.array(_categories(result, result.said_labels), dtype=object)
+    return np.asarray(np.tril(near_AA & (labels_A[:, None] == labels_A[None, :]), k=-1).any(axis=1))
+
+
+def _categories(result: ImageResult, labels: Sequence[str]) -> tuple[str, ...]:
+    """What each shape is counted under: its label, or one for all where labels are recognised text."""
+    return ("",) * len(labels) if TASKS[result.task].reads_text else tuple(labels)
+
+
+def _text_counts(result: ImageResult) -> tuple[float, int]:
+    """(sum of the likeness of the texts of matched boxes, true boxes); none of either where no text is read."""
+    if not TASKS[result.task].reads_text:
+        return 0.0, 0
+    truth_of_said_A = _match(_iou(result), THRESHOLDS_T[0])
+    similar = sum(
+        float(text_similarity([said], [result.truth_labels[truth]])[0, 0])
+        for said, truth in zip(result.said_labels, truth_of_said_A, strict=True)
+        if truth >= 0
+    )
+    return similar, len(result.truth_labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,22 +199,23 @@ class _Tally:
     said_E: np.ndarray
     truth_E: np.ndarray
     matched_ET: np.ndarray
-    per_image_I4: np.ndarray
-    """Columns: said boxes, duplicates, has a large box (0 or 1), has a fault (0 or 1)."""
+    per_image_I6: np.ndarray
+    """Columns: said shapes, duplicates, has a large box (0 or 1), has a fault (0 or 1); what `_text_counts` says."""
+    reads_text: bool
 
 
 def _tally(results: Sequence[ImageResult]) -> _Tally:
     if not results:
-        raise DataError("nothing to evaluate: 0 images, at least 1 is needed")
+        raise DataError(_NO_IMAGES)
     categories: dict[str, int] = {}
     pairs: list[tuple[int, ...]] = []
     for i, result in enumerate(results):
-        iou_AB = _label_iou(result.said_labels, result.said_N4, result.truth_labels, result.truth_N4)
+        iou_AB = _label_iou(result)
         is_matched_TA = np.array([_match(iou_AB, threshold) >= 0 for threshold in THRESHOLDS_T])
-        said_labels_A = np.array(result.said_labels, dtype=object)
-        for label in dict.fromkeys(result.truth_labels + result.said_labels):
-            is_label_A = said_labels_A == label
-            counts = (int(is_label_A.sum()), result.truth_labels.count(label))
+        true, said = _categories(result, result.truth_labels), _categories(result, result.said_labels)
+        for label in dict.fromkeys(true + said):
+            is_label_A = np.array(said, dtype=object) == label
+            counts = (int(is_label_A.sum()), true.count(label))
             matched_T = is_matched_TA[:, is_label_A].sum(axis=1)
             pairs.append((i, categories.setdefault(label, len(categories)), *counts, *matched_T.tolist()))
     table = np.array(pairs, dtype=np.int64).reshape(-1, 4 + len(THRESHOLDS_T))
@@ -170,25 +225,24 @@ def _tally(results: Sequence[ImageResult]) -> _Tally:
         said_E=table[:, 2],
         truth_E=table[:, 3],
         matched_ET=table[:, 4:],
-        per_image_I4=np.array([_image_counts(result) for result in results], dtype=float),
+        per_image_I6=np.array([_image_counts(result) for result in results], dtype=float),
+        reads_text=TASKS[results[0].task].reads_text,
     )
 
 
-def _image_counts(result: ImageResult) -> tuple[int, int, bool, bool]:
-    sides_A2 = np.clip(result.said_N4[:, 2:] - result.said_N4[:, :2], 0, None)
-    is_large_A = sides_A2.prod(axis=1) > LARGE_AREA_SHARE * result.width * result.height
-    return (
-        len(result.said_labels),
-        int(_find_duplicates(result).sum()),
-        bool(is_large_A.any()),
-        bool(result.faults),
-    )
+def _image_counts(result: ImageResult) -> tuple[float, ...]:
+    is_large = False
+    if result.said_NK.shape[1] == BOX:
+        sides_A2 = np.clip(result.said_NK[:, 2:] - result.said_NK[:, :2], 0, None)
+        is_large = bool((sides_A2.prod(axis=1) > LARGE_AREA_SHARE * result.width * result.height).any())
+    num_duplicates = int(_find_duplicates(result).sum())
+    return len(result.said_labels), num_duplicates, is_large, bool(result.faults), *_text_counts(result)
 
 
 def _figures(tally: _Tally, weight_I: np.ndarray) -> dict[str, float]:
     """The metrics with image i counted `weight_I[i]` times."""
     num_images = float(weight_I.sum())
-    said, duplicates, large, faulty = (float(value) for value in weight_I @ tally.per_image_I4)
+    said, duplicates, large, faulty, similar, texts = (float(value) for value in weight_I @ tally.per_image_I6)
     precision_T, recall_T = _precision_recall(tally, weight_I)
     total_T = precision_T + recall_T
     f1_T = 2 * precision_T * recall_T / np.where(total_T == 0, 1.0, total_T)
@@ -203,6 +257,7 @@ def _figures(tally: _Tally, weight_I: np.ndarray) -> dict[str, float]:
         "parse_failure_rate": faulty / num_images,
         "mean_predictions": said / num_images,
         "num_images": num_images,
+        **({TEXT_SIMILARITY: similar / texts if texts else float("nan")} if tally.reads_text else {}),
     }
 
 
@@ -224,39 +279,71 @@ def _precision_recall(tally: _Tally, weight_I: np.ndarray) -> tuple[np.ndarray, 
     return precision_TC.mean(axis=1), recall_TC.mean(axis=1)
 
 
-def evaluate_detections(results: Sequence[ImageResult]) -> dict[str, float]:
-    """All figures of `METRICS` over the images (definitions at the top of this file).
+def evaluate(results: Sequence[ImageResult]) -> dict[str, float]:
+    """All figures of the images, by task where there are several (definitions at the top of this file).
 
     Shares and F1 lie in [0, 1]. Raises `DataError` when there is no image.
 
     >>> box = np.array([[0.0, 0.0, 10.0, 10.0]])
-    >>> image = ImageResult(image_id="1", width=20, height=20, truth_labels=("cat",), truth_N4=box,
-    ...                     said_labels=("cat", "cat"), said_N4=np.repeat(box, 2, axis=0), faults=())
-    >>> figures = evaluate_detections([image])
+    >>> image = ImageResult(image_id="1", width=20, height=20, truth_labels=("cat",), truth_NK=box,
+    ...                     said_labels=("cat", "cat"), said_NK=np.repeat(box, 2, axis=0), faults=())
+    >>> figures = evaluate([image])
     >>> figures["precision_50"], figures["recall_50"], figures["duplicate_rate"], round(figures["f1_miou"], 4)
     (0.5, 1.0, 0.5, 0.6667)
     """
-    return _figures(_tally(results), np.ones(len(results)))
+    of_task = {task: _figures(_tally(own), np.ones(len(own))) for task, own in by_task(results).items()}
+    if len(of_task) == 1:
+        return next(iter(of_task.values()))
+    means = {name: float(np.mean([figures[name] for figures in of_task.values()])) for name in METRICS}
+    named = {f"{task}/{name}": value for task, figures in of_task.items() for name, value in figures.items()}
+    return means | {"num_images": float(len(results))} | named
+
+
+def by_task(results: Sequence[ImageResult]) -> dict[str, list[ImageResult]]:
+    """The images of each task, in their order. Raises `DataError` when there is no image."""
+    if not results:
+        raise DataError(_NO_IMAGES)
+    found: dict[str, list[ImageResult]] = {}
+    for result in results:
+        found.setdefault(result.task, []).append(result)
+    return found
 
 
 def bootstrap_interval(
-    results: Sequence[ImageResult], metric_name: str, *, num_samples: int = 200, seed: int
+    results: Sequence[ImageResult],
+    metric_name: str,
+    *,
+    before: Sequence[ImageResult] | None = None,
+    num_samples: int = 200,
+    seed: int,
 ) -> tuple[float, float]:
     """The 95 % interval (2.5th and 97.5th percentile) of one metric when the images are drawn anew with replacement.
 
-    Samples in which the metric is not defined are left out. Raises `ValueError` for an unknown metric or no samples.
+    With `before`, other answers to the same images in the same order, it is the interval of the metric's gain over
+    them: each sample draws the images for both. All images are of one task. Samples in which the metric is not
+    defined are left out. Raises `ValueError` for an unknown metric, no samples, other images or several tasks.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), the percentile interval of chapter 13.
     """
-    if metric_name not in METRICS:
-        raise ValueError(f"unknown metric {metric_name!r}, known: {', '.join(METRICS)}")
+    known = (*METRICS, TEXT_SIMILARITY)
+    if metric_name not in known:
+        raise ValueError(f"unknown metric {metric_name!r}, known: {', '.join(known)}")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples} is less than 1")
-    tally, rng = _tally(results), np.random.default_rng(seed)
+    asked = [(result.task, result.image_id) for result in results]
+    if len({task for task, _ in asked}) > 1:
+        raise ValueError(f"images of several tasks: {', '.join(sorted({task for task, _ in asked}))}")
+    if before is not None and asked != [(result.task, result.image_id) for result in before]:
+        raise ValueError("before and after are not of the same images")
+    tallies, rng = (
+        [_tally(answers) for answers in (results, before) if answers is not None],
+        np.random.default_rng(seed),
+    )
     values = []
     for _ in range(num_samples):
         drawn = rng.integers(len(results), size=len(results))
         weight_I = np.bincount(drawn, minlength=len(results)).astype(float)
-        values.append(_figures(tally, weight_I)[metric_name])
+        after, *start = (_figures(tally, weight_I)[metric_name] for tally in tallies)
+        values.append(after - sum(start))
     defined = [value for value in values if not np.isnan(value)]
     if not defined:
         return float("nan"), float("nan")

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rex_rl.codec import Codec, dequantise, geometry_of
+from rewards.geometry import BOX
+from rex_rl.codec import Codec, dequantise, geometry_of, truth_on_grid
 from rex_rl.data import evaluation_prompts
-from rex_rl.evaluation import ImageResult, evaluate_detections
+from rex_rl.evaluation import ImageResult, evaluate
 from rex_rl.interfaces import RolloutPool
 from rex_rl.run_folder import RunFolder
-from rex_rl.tasks import TASKS
+from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Answer, Record, Sampling
 
 
@@ -35,7 +36,7 @@ class HeldOut:
         with self._run.timed(f"{stage}_eval"):
             results = answer_greedily(self._pool, self._records, self._codec, max_answer_tokens=self._max_answer_tokens)
             write_samples(self._run.folder / "samples" / f"{stage}_{step:06d}.jsonl", self._records, results)
-            self.figures = evaluate_detections(results)
+            self.figures = evaluate(results)
         return self.figures
 
 
@@ -57,12 +58,19 @@ def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
         image_id=record.id,
         width=record.width,
         height=record.height,
-        truth_labels=tuple(thing.label for thing in record.objects),
-        truth_N4=geometry_of(record.objects, task.geometry),
+        truth_labels=truth_on_grid(record).labels,  # texts as a tokenizer gives them back
+        truth_NK=geometry_of(record.objects, _judged_by(record)),
         said_labels=shapes.labels,
-        said_N4=dequantise(shapes.bins_NK, record.size),
+        said_NK=dequantise(shapes.bins_NK, record.size),
         faults=shapes.faults,
+        task=task.name,
     )
+
+
+def _judged_by(record: Record) -> Geometry:
+    """Boxes where all things have one, also for tasks that point."""
+    has_boxes = all(thing.bbox is not None for thing in record.objects)
+    return Geometry.BOX if has_boxes else TASKS[record.task].geometry
 
 
 def write_samples(file: Path, records: Sequence[Record], results: Sequence[ImageResult]) -> None:
@@ -74,8 +82,9 @@ def write_samples(file: Path, records: Sequence[Record], results: Sequence[Image
             "image": record.image,
             "width": result.width,
             "height": result.height,
-            "truth": _boxes(result.truth_labels, result.truth_N4),
-            "said": _boxes(result.said_labels, result.said_N4),
+            "task": result.task,
+            "truth": _shapes(result.truth_labels, result.truth_NK),
+            "said": _shapes(result.said_labels, result.said_NK),
             "faults": list(result.faults),
         }
         for record, result in zip(records, results, strict=True)
@@ -88,22 +97,35 @@ def read_samples(file: Path) -> list[tuple[str, ImageResult]]:
     return [(line["image"], _result(line)) for line in map(json.loads, file.read_text().splitlines())]
 
 
-def _boxes(labels: Sequence[str], boxes_N4: np.ndarray) -> list[dict[str, object]]:
+def last_samples(run: Path, stage: str) -> list[tuple[str, ImageResult]]:
+    """What a stage's last evaluation left in a run's folder; nothing where there was none."""
+    files = sorted((run / "samples").glob(f"{stage}_*.jsonl"))
+    return read_samples(files[-1]) if files else []
+
+
+def _shapes(labels: Sequence[str], shapes_NK: np.ndarray) -> list[dict[str, object]]:
     return [
-        {"label": label, "bbox": [round(float(value), 2) for value in box_4]}
-        for label, box_4 in zip(labels, boxes_N4, strict=True)
+        {"label": label, "bbox" if len(shape_K) == BOX else "point": [round(float(value), 2) for value in shape_K]}
+        for label, shape_K in zip(labels, shapes_NK, strict=True)
     ]
 
 
 def _result(line: dict[str, Any]) -> ImageResult:
-    truth, said = line["truth"], line["said"]
+    truth, said, task = line["truth"], line["said"], line["task"]
     return ImageResult(
         image_id=line["id"],
         width=line["width"],
         height=line["height"],
-        truth_labels=tuple(box["label"] for box in truth),
-        truth_N4=np.array([box["bbox"] for box in truth], dtype=np.float64).reshape(-1, 4),
-        said_labels=tuple(box["label"] for box in said),
-        said_N4=np.array([box["bbox"] for box in said], dtype=np.float64).reshape(-1, 4),
+        truth_labels=tuple(shape["label"] for shape in truth),
+        truth_NK=_pixels(truth, BOX),
+        said_labels=tuple(shape["label"] for shape in said),
+        said_NK=_pixels(said, TASKS[task].geometry.size),
         faults=tuple(line["faults"]),
+        task=task,
     )
+
+
+def _pixels(shapes: Sequence[dict[str, Any]], if_none: int | None) -> np.ndarray:
+    """[N, K] as :func:`_shapes` wrote them; K is said where there are none."""
+    rows = [shape["bbox"] if "bbox" in shape else shape["point"] for shape in shapes]
+    return np.array(rows, dtype=np.float64) if rows else np.zeros((0, if_none or BOX))

@@ -20,7 +20,7 @@ from rex_rl.config import Config, GrpoConfig, SftConfig, Stage
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
 from rex_rl.errors import LearnerLostError
-from rex_rl.evaluation import evaluate_detections
+from rex_rl.evaluation import evaluate
 from rex_rl.feed import RolloutFeed
 from rex_rl.guards import GuardedLearner
 from rex_rl.heldout import HeldOut, answer_greedily
@@ -209,7 +209,7 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
             Codec(load_vocabulary(folder)),
             max_answer_tokens=config.evaluation.max_answer_tokens,
         )
-    return evaluate_detections(results)
+    return evaluate(results)
 
 
 def run_status(address: str, run: str | None) -> Mapping[str, Any]:

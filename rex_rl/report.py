@@ -33,8 +33,11 @@ _SHARES = {
     "duplicate_rate": (-1, 2, "copies among said boxes"),
     "large_box_rate": (-1, 2, "images with a box over 95 % of the area"),
     "parse_failure_rate": (-1, 2, "answers with any fault"),
+    "text_similarity": (1, 1, "likeness of said and true text"),
 }
-"""Shares by name: which way is better, decimals of the percentage, what it says. Other figures are plain numbers."""
+"""Shares by name: which way is better, decimals of the percentage, what it says. Other figures are plain numbers.
+
+A task may stand before the name: `pointing/f1_50`."""
 _KINDS = {
     "true": "annotated; thin where it was found",
     "matched": "said, and a true box of its label agrees (IoU 0.5 or more)",
@@ -72,7 +75,7 @@ class ReportData:
     summary: Mapping[str, Mapping[str, float | None]]
     """`summary.json`: figures under "sft" and "grpo", seconds of disjoint parts under "wall_s"."""
     series: Mapping[str, Series]
-    """Metric name -> curve: `reward`, `kl`, `entropy`, `sft/loss`, `rewards/<term>/mean`."""
+    """Metric name -> curve: `reward`, `reward/<task>`, `kl`, `entropy`, `sft/loss`, `rewards/<term>/mean`."""
     evaluations: Sequence[EvalPoint] = ()
     samples: Sequence[Sample] = ()
 
@@ -126,13 +129,18 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def _figure_of(name: str) -> str:
+    """A figure's name without the task it is of."""
+    return name.rpartition("/")[2]
+
+
 def format_figure(name: str, value: float | None) -> str:
     """A figure as the page shows it: shares in percent, others as they are, a dash for NaN and None.
 
     >>> format_figure("f1_miou", 0.5187), format_figure("mean_predictions", 17.04), format_figure("f1_50", None)
     ('51.9 %', '17.0', '-')
     """
-    number = _number(value)
+    name, number = _figure_of(name), _number(value)
     if not math.isfinite(number):
         return "-"
     if name in _SHARES:
@@ -146,7 +154,7 @@ def format_change(name: str, before: float | None, after: float | None) -> str:
     >>> format_change("duplicate_rate", 0.0312, 0.0121)
     '<span class="better">\u2193 1.91 pt <small>better</small></span>'
     """
-    change = _number(after) - _number(before)
+    name, change = _figure_of(name), _number(after) - _number(before)
     if not math.isfinite(change) or name == "num_images":
         return ""
     direction, decimals, _ = _SHARES.get(name, (0, 1, ""))
@@ -200,7 +208,7 @@ def _table(data: ReportData) -> str:
     rows = []
     for name in names:
         figures = [metrics.get(name) for _, metrics in columns]
-        meaning = _SHARES.get(name, (0, 0, ""))[2]
+        meaning = _SHARES.get(_figure_of(name), (0, 0, ""))[2]
         cells = "".join(f'<td title="{escape(str(value))}">{format_figure(name, value)}</td>' for value in figures)
         change = f"<td>{format_change(name, figures[0], figures[-1])}</td>" if len(figures) > 1 else ""
         rows.append(f'<tr><th scope="row">{escape(name)}<small>{meaning}</small></th>{cells}{change}</tr>')
@@ -241,7 +249,7 @@ def _wall_time(wall_s: Mapping[str, float | None]) -> str:
 
 
 def _curves(series: Mapping[str, Series]) -> str:
-    terms = sorted(name for name in series if name.startswith("rewards/"))
+    terms = sorted(name for name in series if name.startswith(("reward/", "rewards/")))
     others = [name for name in ("kl", "entropy", "sft/loss") if name in series and name != _main_curve(series)]
     charts = "".join(line_chart(name, series[name]) for name in terms + others)
     return f'<section><h2>Terms and training</h2><div class="cols fill">{charts}</div></section>' if charts else ""
@@ -266,7 +274,7 @@ def _sample(sample: Sample) -> str:
     labels = {label: truth.truth_labels.count(label) for label in truth.truth_labels}
     asked = " \u00b7 ".join(f"{escape(label)} {count}" for label, count in labels.items())
     pictures = "".join(f"<figure>{_picture(sample.image, title, result)}</figure>" for title, result in answers)
-    head = f"<h3>{escape(truth.image_id)} <small>{asked}</small></h3>"
+    head = f"<h3>{escape(truth.image_id)} <small>{escape(truth.task)}: {asked}</small></h3>"
     return f'<article>{head}<div class="pair">{pictures}</div></article>'
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rex_rl.draw import Series, overlay
 from rex_rl.errors import DataError
-from rex_rl.heldout import read_samples
+from rex_rl.heldout import last_samples
 from rex_rl.images import open_image
 from rex_rl.report import EvalPoint, ReportData, Sample, write_report
 from rex_rl.run_folder import CONFIG, SUMMARY
@@ -48,7 +48,7 @@ def write_run_report(folder: Path) -> Path:
         summary=summary,
         series=_series(rows),
         evaluations=_evaluations(rows),
-        samples=_samples(folder / "samples"),
+        samples=_samples(folder),
     )
     write_report(folder / "report.html", data)
     write_picture(folder / "before_after.png", data.samples)
@@ -85,7 +85,9 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Series]:
     wanted = [
         name
         for name in points
-        if name in ("reward", "kl", "entropy", "sft/loss") or (name.startswith("rewards/") and name.endswith("/mean"))
+        if name in ("reward", "kl", "entropy", "sft/loss")
+        or name.startswith("reward/")
+        or (name.startswith("rewards/") and name.endswith("/mean"))
     ]
     return {
         name: Series(steps=[step for step, _ in points[name]], values=[value for _, value in points[name]])
@@ -107,9 +109,8 @@ def _evaluations(rows: list[dict[str, Any]]) -> list[EvalPoint]:
 
 def _samples(folder: Path) -> list[Sample]:
     """The first images of the held-out set, answered at the end of each stage."""
-    answers: dict[str, dict[str, Any]] = {}
+    answers: dict[tuple[str, str], dict[str, Any]] = {}  # an image may be asked about more than once
     for stage in STAGES:
-        for file in sorted(folder.glob(f"{stage}_*.jsonl"))[-1:]:
-            for image, result in read_samples(file)[:NUM_SAMPLES]:
-                answers.setdefault(image, {})[stage] = result
-    return [Sample(image=image, answers=by_stage) for image, by_stage in answers.items()]
+        for image, result in last_samples(folder, stage)[:NUM_SAMPLES]:
+            answers.setdefault((image, result.image_id), {})[stage] = result
+    return [Sample(image=image, answers=by_stage) for (image, _), by_stage in answers.items()]

@@ -11,6 +11,8 @@ from rex_rl.types import FinishReason, Group, Mean, Scores
 def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Mapping[str, Mean]) -> dict[str, float]:
     """Metrics of one GRPO step: rewards over all answers, spreads within groups, completions, what the learner says.
 
+    Where the step has several tasks, rewards stand once more by task: `reward/<task>`, `rewards/<term>/<task>`.
+
     `reward_std` is the mean over groups of the standard deviation inside a group; `frac_reward_zero_std` the share of
     groups that taught nothing by their total because all answers earned the same.
     """
@@ -33,4 +35,16 @@ def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Map
     for name in dict.fromkeys(name for one in scores for name in one.terms_G):  # tasks differ in their terms
         means = [one.terms_G[name].mean() for one in scores if name in one.terms_G]
         metrics[f"rewards/{name}/mean"] = float(np.mean(means))
-    return metrics | {name: mean.value for name, mean in learned.items()}
+    return metrics | _by_task(groups, scores) | {name: mean.value for name, mean in learned.items()}
+
+
+def _by_task(groups: Sequence[Group], scores: Sequence[Scores]) -> dict[str, float]:
+    """Means of the total and every term by task; nothing where all groups are of one."""
+    found: dict[str, list[np.ndarray]] = {}
+    for group, one in zip(groups, scores, strict=True):
+        task = group.prompt.record.task
+        found.setdefault(f"reward/{task}", []).append(one.total_G)
+        for name, values_G in one.terms_G.items():
+            found.setdefault(f"rewards/{name}/{task}", []).append(values_G)
+    is_mixed = len({group.prompt.record.task for group in groups}) > 1
+    return {name: float(np.mean(rows)) for name, rows in found.items()} if is_mixed else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rex_rl.config_schema import SHAPES_TASKS
 from rex_rl.evaluation import METRICS
 from rex_rl.run_log import read_metrics
 from tests.faulty_job import FaultyJob
@@ -82,6 +83,33 @@ def test_photographs_in_coco_format_train_with_two_paths(
     assert summary["grpo"]["num_images"] >= 1
     steps = [row["step"] for row in read_metrics(tmp_path / "photos" / "metrics.jsonl") if row.get("stage") == "grpo"]
     assert 2 in steps
+
+
+def test_four_tasks_train_in_one_run(root: Path, tmp_path: Path, ray_environment: dict[str, str]) -> None:
+    """Both stages on a mix: rewards by task, advantages in units of their task, figures and gains by task."""
+    done = rex_rl(
+        "train",
+        "configs/smoke.yaml",
+        f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
+        "data.shapes={num_train: 3, num_heldout: 2}",
+        "name=mix",
+        f"run_root={tmp_path}",
+        "sft.num_steps=2",
+        "grpo.prompts_per_step=6",
+        "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
+        root=root,
+        env=ray_environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "mix" / "summary.json").read_text())
+    assert summary["grpo"]["num_images"] == 8
+    assert {f"{task}/f1_miou" for task in SHAPES_TASKS} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
+    names = {name for row in read_metrics(tmp_path / "mix" / "metrics.jsonl") for name in row}
+    assert {f"reward/{task}" for task in SHAPES_TASKS} <= names  # 12 of the 12 training records in two steps
+    assert {f"eval/{task}/f1_miou" for task in SHAPES_TASKS} <= names
+    assert "reward/ocr_box" in (tmp_path / "mix" / "report.html").read_text()
+    compared = rex_rl("compare", str(tmp_path / "mix"), root=root, env={})
+    assert all(f"| mix | {task} | 2 |" in compared.stdout for task in SHAPES_TASKS), compared.stderr
 
 
 @pytest.mark.parametrize(

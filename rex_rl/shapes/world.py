@@ -1,19 +1,25 @@
-"""The synthetic world `shapes`: crowded pictures of outlined shapes, made from a seed.
+"""The synthetic world `shapes`: crowded pictures of outlined shapes, or of short words, made from a seed.
 
 A scene holds 4 to 20 objects of a few labels, 8 on average. Half of the scenes are scattered, half stand in columns
 whose objects share x0: answers are written in ascending x0, so the order inside a column is a tie, and a model that was
 only teacher-forced loses count there. It repeats boxes and misses others, as the paper saw on VisDrone.
+
+Detection asks for boxes of all objects, pointing for a point in each (their boxes are the truth), visual prompting for
+all of a label by one or two of them, OCR for the words of a scene of words: one to three letters each, of a few letters
+that look unlike each other.
 
 The canvas brightens in red to the right and in green downwards. Qwen2.5-VL's positions are relative (rotary)
 everywhere; without a cue in the pixels a model of a few million parameters does not learn to localise in minutes.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 IMAGE_SIDE_PX = 196
 """Side of a scene: 7 x 7 merged vision patches of 28 px, so the processor never resizes it."""
@@ -28,6 +34,15 @@ LABELS = tuple(LOOKS)
 LINE_PX = 2
 MAX_IOU = 0.3
 """No two objects overlap more, whatever their labels: a hidden outline teaches nothing."""
+
+
+LETTERS = "ACEHLOSTXZ"
+MAX_LETTERS = 3
+MIN_WORDS, MAX_WORDS = 2, 7
+LETTER_WIDTH_PX, LETTER_HEIGHT_PX, WORD_MARGIN_PX = (13, 19), (20, 31), 4
+"""Bounds of a letter's cell, and what stays free around a word, or two would read as one. A patch is 14 px."""
+FONT_PX = 96
+"""Words are drawn at this size and shrunk to their boxes: Pillow's own font, which needs no file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +74,8 @@ def _iou_1N(box_4: np.ndarray, boxes_N4: np.ndarray) -> np.ndarray:
 class _Placer:
     """Adds boxes one at a time and refuses those that hide another."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_iou: float = MAX_IOU) -> None:
+        self._max_iou = max_iou
         self.labels: list[str] = []
         self.boxes_N4 = np.zeros((0, 4))
 
@@ -67,7 +83,7 @@ class _Placer:
         box_4 = np.array(box, dtype=float)
         if box_4[2] > IMAGE_SIDE_PX - 1 or box_4[3] > IMAGE_SIDE_PX - 1:
             return
-        if (_iou_1N(box_4, self.boxes_N4) > MAX_IOU).any():
+        if (_iou_1N(box_4, self.boxes_N4) > self._max_iou).any():
             return
         self.labels.append(label)
         self.boxes_N4 = np.vstack([self.boxes_N4, box_4])
@@ -107,12 +123,8 @@ def _fill_columns(rng: np.random.Generator, kind: SceneKind, placer: _Placer, pa
 
 
 def draw_scene(rng: np.random.Generator, scene: Scene) -> Image.Image:
-    """Render a scene on the gradient canvas with a little pixel noise, as an RGB image."""
-    ramp = np.linspace(30, 170, IMAGE_SIDE_PX)
-    canvas = np.empty((IMAGE_SIDE_PX, IMAGE_SIDE_PX, 3))
-    canvas[..., 0], canvas[..., 1], canvas[..., 2] = ramp[None, :], ramp[:, None], 80
-    canvas += rng.normal(0, 4, size=canvas.shape)
-    image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    """Render a scene of shapes on the gradient canvas with a little pixel noise, as an RGB image."""
+    image = _canvas(rng)
     pen = ImageDraw.Draw(image)
     for label, box_4 in zip(scene.labels, scene.boxes_N4, strict=True):
         form, outline = label.split(" ")[1], LOOKS[label]
@@ -127,6 +139,43 @@ def draw_scene(rng: np.random.Generator, scene: Scene) -> Image.Image:
     return image
 
 
+def _canvas(rng: np.random.Generator) -> Image.Image:
+    ramp = np.linspace(30, 170, IMAGE_SIDE_PX)
+    canvas = np.empty((IMAGE_SIDE_PX, IMAGE_SIDE_PX, 3))
+    canvas[..., 0], canvas[..., 1], canvas[..., 2] = ramp[None, :], ramp[:, None], 80
+    canvas += rng.normal(0, 4, size=canvas.shape)
+    return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+
+def sample_words(rng: np.random.Generator) -> Scene:
+    """Draw one scene of words that stand apart; the labels are the words, several of which may be alike."""
+    placer = _Placer(max_iou=0.0)
+    wanted = int(rng.integers(MIN_WORDS, MAX_WORDS + 1))
+    for _ in range(wanted * 12):
+        if len(placer.labels) >= wanted:
+            break
+        word = "".join(rng.choice(list(LETTERS), size=rng.integers(1, MAX_LETTERS + 1)))
+        width = len(word) * int(rng.integers(*LETTER_WIDTH_PX, endpoint=True)) + 2 * WORD_MARGIN_PX
+        height = int(rng.integers(*LETTER_HEIGHT_PX, endpoint=True)) + 2 * WORD_MARGIN_PX
+        x0, y0 = rng.integers(0, IMAGE_SIDE_PX - width), rng.integers(0, IMAGE_SIDE_PX - height)
+        placer.add(word, (float(x0), float(y0), float(x0 + width), float(y0 + height)))
+    inner_N4 = placer.boxes_N4 + WORD_MARGIN_PX * np.array([1, 1, -1, -1])
+    return Scene(labels=tuple(placer.labels), boxes_N4=inner_N4)
+
+
+def draw_words(rng: np.random.Generator, scene: Scene) -> Image.Image:
+    """Render a scene of words, each stretched to its box in one of the shapes' colours, as an RGB image."""
+    image, font = _canvas(rng), ImageFont.load_default(FONT_PX)
+    for word, box_4 in zip(scene.labels, scene.boxes_N4.astype(int).tolist(), strict=True):
+        stencil = Image.new("L", (len(word) * FONT_PX, 2 * FONT_PX))
+        ImageDraw.Draw(stencil).text((0, 0), word, fill=255, font=font)
+        stencil = stencil.crop(stencil.getbbox())  # to the ink
+        x0, y0, x1, y1 = box_4
+        ink = LOOKS[str(rng.choice(LABELS))]
+        image.paste(ink, (x0, y0, x1, y1), stencil.resize((x1 - x0, y1 - y0), Image.Resampling.BOX))
+    return image
+
+
 def asked_categories(rng: np.random.Generator, scene: Scene) -> tuple[str, ...]:
     """The labels of a scene and, half the time, one that is not there if there is such (answered `None`)."""
     present = list(dict.fromkeys(scene.labels))
@@ -136,32 +185,41 @@ def asked_categories(rng: np.random.Generator, scene: Scene) -> tuple[str, ...]:
     return tuple(str(label) for label in rng.permutation(present))
 
 
-def write_split(folder: Path, *, name: str, num_images: int, seed: int, kind: SceneKind) -> Path:
-    """Write `num_images` scenes as `images/NAME_000000.png` plus `NAME.jsonl`, like any user's data set.
+def sample_record(rng: np.random.Generator, kind: SceneKind, task: str) -> tuple[Image.Image, dict[str, Any]]:
+    """Draw one picture and what is asked about it: the task's fields of a record."""
+    scene = sample_words(rng) if task == "ocr_box" else sample_scene(rng, kind)
+    image = draw_words(rng, scene) if task == "ocr_box" else draw_scene(rng, scene)
+    fields: dict[str, Any] = {"task": task}
+    kept = list(range(len(scene.labels)))
+    if task == "ocr_box":
+        fields["categories"] = ["word"]
+    elif task == "visual_prompting":
+        label = str(rng.choice(scene.labels))
+        kept = [i for i in kept if scene.labels[i] == label]
+        examples = rng.permutation(kept)[: rng.integers(1, 3)]
+        fields |= {"categories": [label], "visual_prompt": scene.boxes_N4[examples].tolist()}
+    else:
+        fields["categories"] = list(asked_categories(rng, scene))
+    return image, fields | {"objects": [{"label": scene.labels[i], "bbox": scene.boxes_N4[i].tolist()} for i in kept]}
 
-    Every image has its own generator, seeded by (seed, index): a longer split starts with the shorter one.
+
+def write_split(
+    folder: Path, *, name: str, num_images: int, seed: int, kind: SceneKind, tasks: Sequence[str] = ("detection",)
+) -> Path:
+    """Write `num_images` scenes a task as `images/NAME_000000.png` plus `NAME.jsonl`, like any user's data set.
+
+    Tasks take turns. Every image has its own generator, seeded by (seed, index): a longer split starts with the
+    shorter one.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for index in range(num_images):
+    for index in range(num_images * len(tasks)):
         rng = np.random.default_rng([seed, index])
-        scene = sample_scene(rng, kind)
         path = folder / "images" / f"{name}_{index:06d}.png"
-        draw_scene(rng, scene).save(path)
-        objects = [
-            {"label": label, "bbox": box_4.tolist()} for label, box_4 in zip(scene.labels, scene.boxes_N4, strict=True)
-        ]
-        lines.append(
-            {
-                "id": f"{name}_{index:06d}",
-                "image": f"images/{path.name}",
-                "width": IMAGE_SIDE_PX,
-                "height": IMAGE_SIDE_PX,
-                "task": "detection",
-                "categories": list(asked_categories(rng, scene)),
-                "objects": objects,
-            }
-        )
+        image, fields = sample_record(rng, kind, tasks[index % len(tasks)])
+        image.save(path)
+        about = {"id": path.stem, "image": f"images/{path.name}", "width": IMAGE_SIDE_PX, "height": IMAGE_SIDE_PX}
+        lines.append(about | fields)
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file

@@ -1,6 +1,7 @@
 """Advantages by hand, and the laws of credit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rex_rl.advantage import (
     box_credit,
     gains_to_go,
     group_advantages,
+    in_task_units,
     overlong_penalty,
     shapes_before,
     token_advantages,
@@ -203,3 +205,37 @@ def test_an_overlong_answer_pays_before_rewards_are_compared() -> None:
     )
     assert [one.advantages_T[0] for one in free[0].answers] == pytest.approx([-0.25, 0.25])
     assert [one.advantages_T[0] for one in paying[0].answers] == pytest.approx([0.25, -0.25])
+
+
+def mixed(scale: float, *, credit: str, by_task: bool, normalise_std: bool = False) -> list[np.ndarray]:
+    """All token advantages of a step of a pointing group, whose rewards are `scale` as large, and a detection group."""
+    groups = [fakes.group("a", (15, 10)), fakes.group("b", (15, 10))]
+    record = replace(groups[0].prompt.record, task="pointing")
+    groups[0] = replace(groups[0], prompt=replace(groups[0].prompt, record=record))
+    scores = [
+        scores_of([1.0 * scale, 0.25 * scale], [[0.75 * scale, 0.25 * scale], [0.25 * scale]]),
+        scores_of([0.5, 0.75], [[0.5, 0.0], [0.75]]),
+    ]
+    advantage = AdvantageConfig(credit=credit, normalise_std=normalise_std, normalise_by_task=by_task)
+    trained = train_groups(groups, scores, GrpoConfig(advantage=advantage))
+    return [scored.advantages_T for group in trained for scored in group.answers]
+
+
+@pytest.mark.parametrize("credit", CREDITS)
+@pytest.mark.parametrize("normalise_std", [True, False])
+def test_a_tasks_scale_does_not_matter_where_tasks_are_normalised(credit: str, normalise_std: bool) -> None:
+    """A task with rewards ten times as large teaches as before, in every form of credit; without it, ten times as much
+    (credit `none` with normalise_std never did)."""
+    one, ten = (mixed(scale, credit=credit, by_task=True, normalise_std=normalise_std) for scale in (1.0, 10.0))
+    for first_T, second_T in zip(one, ten, strict=True):
+        np.testing.assert_allclose(first_T, second_T, rtol=1e-5)
+    plain = mixed(10.0, credit=credit, by_task=False)
+    np.testing.assert_allclose(plain[0], 10 * mixed(1.0, credit=credit, by_task=False)[0], rtol=1e-5)
+
+
+def test_rewards_and_gains_in_units_of_their_task_by_hand() -> None:
+    """Spreads within groups: 0.5 for a (0 and 1; 2 and 3); b has none and stays."""
+    scores = [scores_of(total, [[total[0]], []]) for total in ([0.0, 1.0], [2.0, 3.0], [0.5, 0.5])]
+    scaled = in_task_units(scores, ["a", "a", "b"])
+    assert [one.total_G.tolist() for one in scaled] == [[0.0, 2.0], [4.0, 6.0], [0.5, 0.5]]
+    assert [one.gains_GN[0].tolist() for one in scaled] == [[0.0], [4.0], [0.5]]

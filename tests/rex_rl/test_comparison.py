@@ -1,14 +1,19 @@
 """Comparisons: GRPO's gain beside that of as much more SFT, and a control that differs in nothing but its length."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rex_rl.comparison import compare, control_config, table
 from rex_rl.config import dump_config, load_config
 from rex_rl.errors import DataError
+from rex_rl.evaluation import ImageResult
+from rex_rl.heldout import write_samples
 from rex_rl.run_folder import CONFIG, SUMMARY
+from tests import fakes
 
 FIGURES = {"f1_miou": 0.5, "f1_50": 0.6, "duplicate_rate": 0.02, "recall_50": 0.5, "mean_predictions": 12.0}
 
@@ -79,3 +84,25 @@ def test_unfinished_runs_are_the_users_mistake(tmp_path: Path) -> None:
         compare([tmp_path / "nowhere"])
     with pytest.raises(DataError, match="both stages are needed"):
         compare([finished_run(tmp_path, "a", sft_f1=0.4)])
+
+
+def test_each_tasks_gain_has_its_interval(tmp_path: Path) -> None:
+    """From the answers that the last evaluations left: here GRPO finds all of one task, and nothing more of another."""
+    run = finished_run(tmp_path, "a", sft_f1=0.4, grpo_f1=0.5)
+    records = [fakes.record(f"{task}{i}", task=task) for task in ("detection", "layout") for i in range(20)]
+    for stage, found in (("sft", 10), ("grpo", 40)):
+        results = [
+            ImageResult(
+                image_id=record.id, width=100, height=80, task=record.task, faults=(),
+                truth_labels=("cat",), truth_NK=np.array([[0.0, 5, 8, 60]]),
+                said_labels=("cat",), said_NK=np.array([[0.0, 5, 8, 60 if i < found else 5]]),
+            )
+            for i, record in enumerate(records)
+        ]  # fmt: skip
+        results[20:] = [replace(result, said_labels=(), said_NK=np.zeros((0, 4))) for result in results[20:]]
+        write_samples(run / "samples" / f"{stage}_000009.jsonl", records, results)
+    detection, layout = compare([run])[0].tasks
+    assert (detection.task, detection.num_images, detection.sft, detection.grpo) == ("detection", 20, 0.5, 1)
+    assert 0 < detection.interval[0] < 0.5 < detection.interval[1]
+    assert (layout.sft, layout.grpo, layout.interval) == (0, 0, (0, 0))
+    assert "| a | layout | 20 | 0.00 % | 0.00 % | +0.00 | +0.00 to +0.00 |" in table(compare([run]))

@@ -115,3 +115,23 @@ def test_poison_is_put_aside_counted_by_reason_and_the_rest_is_used(files: dict[
     assert sum(count for kind, count in counts.items() if kind.startswith("bbox")) == 1
     with pytest.raises(DataError, match=r"7 of 140 records are bad, more than max_bad_fraction 0.01"):
         load_split(config_for(tmp_path, train=str(file), images=str(images), max_bad_fraction=0.01))
+
+
+def test_a_mix_of_tasks_is_read_each_record_by_its_own(tmp_path: Path) -> None:
+    """`num_images` counts held-out images of each task; the folder is another than detection's."""
+    tasks = ("detection", "pointing", "visual_prompting", "ocr_box")
+    config = config_for(tmp_path, train="shapes", tasks=tasks, shapes={"num_train": 2, "num_heldout": 3}, num_images=2)
+    split = load_split(config)
+    assert Counter(record.task for record in split.train) == dict.fromkeys(tasks, 2)
+    assert Counter(record.task for record in split.heldout) == dict.fromkeys(tasks, 2)
+    assert shapes_files(tmp_path, config.data)[0].parent.name == "shapes_2_3_0_" + "_".join(tasks)
+
+
+def test_a_record_of_a_task_that_is_not_asked_for_is_refused_by_name(tmp_path: Path) -> None:
+    file = write_split(
+        tmp_path, name="train", num_images=2, seed=1, kind=SceneKind(), tasks=("detection", "pointing", "ocr_box")
+    )
+    with pytest.raises(DataError, match=r"train\.jsonl:3: task: asked for detection, pointing, found 'ocr_box'"):
+        load_split(config_for(tmp_path, train=str(file), tasks=("detection", "pointing")))
+    with pytest.raises(DataError, match=r"train\.jsonl:2: task: asked for 'detection', found 'pointing'"):
+        load_split(config_for(tmp_path, train=str(file)))

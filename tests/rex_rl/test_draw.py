@@ -38,9 +38,9 @@ def result(truth: dict[str, list[list[float]]], said: dict[str, list[list[float]
         width=side,
         height=side,
         truth_labels=tuple(label for label, boxes in truth.items() for _ in boxes),
-        truth_N4=np.array([box for boxes in truth.values() for box in boxes], dtype=float).reshape(-1, 4),
+        truth_NK=np.array([box for boxes in truth.values() for box in boxes], dtype=float).reshape(-1, 4),
         said_labels=tuple(label for label, boxes in said.items() for _ in boxes),
-        said_N4=np.array([box for boxes in said.values() for box in boxes], dtype=float).reshape(-1, 4),
+        said_NK=np.array([box for boxes in said.values() for box in boxes], dtype=float).reshape(-1, 4),
         faults=(),
     )
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rex_rl.errors import DataError
-from rex_rl.evaluation import METRICS, ImageResult, bootstrap_interval, evaluate_detections, match_image
+from rex_rl.evaluation import METRICS, TEXT_SIMILARITY, ImageResult, bootstrap_interval, evaluate, match_image
 
 Box = tuple[float, float, float, float]
 Labelled = list[tuple[str, Box]]
@@ -27,16 +27,16 @@ def image(truth: Labelled, said: Labelled, *, size: int = 100, faults: tuple[str
         width=size,
         height=size,
         truth_labels=tuple(label for label, _ in truth),
-        truth_N4=np.array([box for _, box in truth], dtype=float).reshape(-1, 4),
+        truth_NK=np.array([box for _, box in truth], dtype=float).reshape(-1, 4),
         said_labels=tuple(label for label, _ in said),
-        said_N4=np.array([box for _, box in said], dtype=float).reshape(-1, 4),
+        said_NK=np.array([box for _, box in said], dtype=float).reshape(-1, 4),
         faults=faults,
     )
 
 
 def test_perfect_answers_give_ones() -> None:
     """Keys are exactly METRICS, every F1 is 1 and nothing is counted as a fault."""
-    figures = evaluate_detections([image([("cat", A), ("dog", B)], [("dog", B), ("cat", A)])])
+    figures = evaluate([image([("cat", A), ("dog", B)], [("dog", B), ("cat", A)])])
     assert tuple(figures) == METRICS
     assert all(type(value) is float for value in figures.values())
     assert figures == {
@@ -55,7 +55,7 @@ def test_perfect_answers_give_ones() -> None:
 
 def test_copies_count_as_duplicates_and_as_false() -> None:
     """One true box said four times: three duplicates, precision 1/4, F1 = 2 * 1/4 / (5/4) = 0.4."""
-    figures = evaluate_detections([image([("cat", A)], [("cat", A)] * 4)])
+    figures = evaluate([image([("cat", A)], [("cat", A)] * 4)])
     assert figures["duplicate_rate"] == 0.75
     assert figures["precision_50"] == 0.25
     assert figures["recall_50"] == 1
@@ -68,7 +68,7 @@ def test_duplicate_needs_the_same_label_the_same_answer_and_more_than_seven_tent
     assert match_image(image([], [("cat", A), ("cat", seven)])).is_duplicate_A.tolist() == [False, False]
     assert match_image(image([], [("cat", A), ("cat", eight)])).is_duplicate_A.tolist() == [False, True]
     assert match_image(image([], [("cat", A), ("dog", A)])).is_duplicate_A.tolist() == [False, False]
-    assert evaluate_detections([image([], [("cat", A)])] * 2)["duplicate_rate"] == 0
+    assert evaluate([image([], [("cat", A)])] * 2)["duplicate_rate"] == 0
 
 
 def test_a_duplicate_of_a_duplicate_is_one_too() -> None:
@@ -82,7 +82,7 @@ def test_swapped_corners_match_nothing(swapped: Box) -> None:
     """A box with swapped corners has IoU 0: it is false, no duplicate of its like and never large."""
     result = image([("cat", A)], [("cat", swapped), ("cat", swapped)], size=10)
     assert match_image(result).truth_of_said_A.tolist() == [-1, -1]
-    figures = evaluate_detections([result])
+    figures = evaluate([result])
     assert figures["precision_50"] == figures["recall_50"] == figures["f1_miou"] == 0
     assert figures["duplicate_rate"] == figures["large_box_rate"] == 0
     assert figures["mean_predictions"] == 2
@@ -91,7 +91,7 @@ def test_swapped_corners_match_nothing(swapped: Box) -> None:
 def test_category_absent_from_an_image_still_counts_there() -> None:
     """A cat said in an image without cats halves the precision of cats: pooled 1/2, dogs 1, mean 3/4."""
     results = [image([("cat", A)], [("cat", A)]), image([("dog", A)], [("dog", A), ("cat", B)])]
-    figures = evaluate_detections(results)
+    figures = evaluate(results)
     assert figures["precision_50"] == 0.75
     assert figures["recall_50"] == 1
     assert figures["f1_50"] == pytest.approx(2 * 0.75 / 1.75)
@@ -99,16 +99,16 @@ def test_category_absent_from_an_image_still_counts_there() -> None:
 
 def test_category_without_truth_anywhere_is_not_averaged() -> None:
     """Unicorns have no truth: they change no precision, only the number of predictions."""
-    figures = evaluate_detections([image([("cat", A)], [("cat", A), ("unicorn", B)])])
+    figures = evaluate([image([("cat", A)], [("cat", A), ("unicorn", B)])])
     assert figures["precision_50"] == figures["recall_50"] == 1
     assert figures["mean_predictions"] == 2
 
 
 def test_nothing_said_is_precision_zero() -> None:
     """Cats found, dogs never said: precision (1 + 0) / 2, recall (1 + 0) / 2."""
-    figures = evaluate_detections([image([("cat", A), ("dog", B)], [("cat", A)])])
+    figures = evaluate([image([("cat", A), ("dog", B)], [("cat", A)])])
     assert figures["precision_50"] == figures["recall_50"] == figures["f1_50"] == 0.5
-    empty = evaluate_detections([image([("cat", A)], [])])
+    empty = evaluate([image([("cat", A)], [])])
     assert empty["precision_50"] == empty["f1_miou"] == empty["duplicate_rate"] == empty["mean_predictions"] == 0
 
 
@@ -116,7 +116,7 @@ def test_two_images_are_pooled_not_averaged() -> None:
     """1 of 1 and 1 of 3 boxes right is precision 2/4, not (1 + 1/3) / 2; recall is 2 of 3."""
     wrong = [("cat", (50.0, 50.0, 60.0, 60.0)), ("cat", (70.0, 70.0, 80.0, 80.0))]
     results = [image([("cat", A)], [("cat", A)]), image([("cat", A), ("cat", B)], [("cat", A), *wrong])]
-    figures = evaluate_detections(results)
+    figures = evaluate(results)
     assert figures["precision_50"] == 0.5
     assert figures["recall_50"] == pytest.approx(2 / 3)
     assert figures["mean_predictions"] == 2
@@ -128,7 +128,7 @@ def test_iou_exactly_at_a_threshold_matches(percent: int) -> None:
     """A box of `percent` of the truth's area matches at that threshold and at all below, not above."""
     result = image([("cat", (0.0, 0.0, 100.0, 100.0))], [("cat", (0.0, 0.0, 100.0, float(percent)))])
     matched = (percent - 50) // 5 + 1
-    assert evaluate_detections([result])["f1_miou"] == pytest.approx(matched / 10)
+    assert evaluate([result])["f1_miou"] == pytest.approx(matched / 10)
     assert match_image(result, percent / 100).is_found_B.tolist() == [True]
     assert match_image(result, (percent + 1) / 100).is_found_B.tolist() == [False]
 
@@ -164,14 +164,14 @@ def test_large_boxes_and_faults_are_shares_of_images() -> None:
         image([], [], faults=("truncated", "bad_count")),
         image([], [], faults=()),
     ]
-    figures = evaluate_detections(results)
+    figures = evaluate(results)
     assert figures["large_box_rate"] == 0.25
     assert figures["parse_failure_rate"] == 0.25
 
 
 def test_without_any_truth_f1_is_undefined_and_rates_are_not() -> None:
     """Only negatives: NaN for what averages over categories with truth, numbers for the rest."""
-    figures = evaluate_detections([image([], [("cat", A), ("cat", A)])])
+    figures = evaluate([image([], [("cat", A), ("cat", A)])])
     assert all(math.isnan(figures[name]) for name in METRICS[:5])
     assert figures["duplicate_rate"] == 0.5
 
@@ -179,8 +179,8 @@ def test_without_any_truth_f1_is_undefined_and_rates_are_not() -> None:
 def test_wrong_input_is_named() -> None:
     """No image, boxes without labels, an impossible threshold and an unknown metric are errors."""
     with pytest.raises(DataError, match="0 images"):
-        evaluate_detections([])
-    with pytest.raises(ValueError, match=r"said_N4 of image 1 must be \(2, 4\) but is \(1, 4\)"):
+        evaluate([])
+    with pytest.raises(ValueError, match=r"said_NK of image 1 must be \(2, 4\) but is \(1, 4\)"):
         replace(image([], [("cat", A)]), said_labels=("cat", "dog"))
     with pytest.raises(ValueError, match="threshold 0"):
         match_image(image([], []), 0)
@@ -208,8 +208,8 @@ def slow_figures(results: list[ImageResult]) -> dict[str, float]:
         for category in categories:
             true = said = hits = 0
             for result in results:
-                truth = [b for c, b in zip(result.truth_labels, result.truth_N4, strict=True) if c == category]
-                boxes = [b for c, b in zip(result.said_labels, result.said_N4, strict=True) if c == category]
+                truth = [b for c, b in zip(result.truth_labels, result.truth_NK, strict=True) if c == category]
+                boxes = [b for c, b in zip(result.said_labels, result.said_NK, strict=True) if c == category]
                 true, said = true + len(truth), said + len(boxes)
                 for box in boxes:
                     best = max(truth, key=lambda other: slow_iou(tuple(box), tuple(other)), default=None)
@@ -223,9 +223,9 @@ def slow_figures(results: list[ImageResult]) -> dict[str, float]:
         f1s.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
     duplicates = total = 0
     for result in results:
-        for j, (label, box) in enumerate(zip(result.said_labels, result.said_N4, strict=True)):
+        for j, (label, box) in enumerate(zip(result.said_labels, result.said_NK, strict=True)):
             total += 1
-            earlier = zip(result.said_labels[:j], result.said_N4[:j], strict=True)
+            earlier = zip(result.said_labels[:j], result.said_NK[:j], strict=True)
             duplicates += any(c == label and slow_iou(tuple(box), tuple(b)) > 0.7 for c, b in earlier)
     return {
         "f1_50": f1s[0],
@@ -248,7 +248,7 @@ images = st.lists(st.builds(lambda truth, said: image(truth, said, size=20), ord
 def test_equals_a_slow_reference(results: list[ImageResult], truth: Labelled, said: Labelled) -> None:
     """Crowded boxes on a coarse grid (many ties, copies, swapped corners): every figure as by the book."""
     everything = [*results, image(truth, said, size=20)]
-    figures = evaluate_detections(everything)
+    figures = evaluate(everything)
     for name, value in slow_figures(everything).items():
         assert figures[name] == pytest.approx(value), name
 
@@ -259,10 +259,10 @@ def coco_recall_50(results: list[ImageResult]) -> float:
     truths: list[dict[str, object]] = []
     answers: list[dict[str, object]] = []
     for i, result in enumerate(results):
-        for label, (x0, y0, x1, y1) in zip(result.truth_labels, result.truth_N4.tolist(), strict=True):
+        for label, (x0, y0, x1, y1) in zip(result.truth_labels, result.truth_NK.tolist(), strict=True):
             row = {"id": len(truths) + 1, "image_id": i, "category_id": names.index(label), "iscrowd": 0}
             truths.append(row | {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)})
-        for rank, (label, (x0, y0, x1, y1)) in enumerate(zip(result.said_labels, result.said_N4.tolist(), strict=True)):
+        for rank, (label, (x0, y0, x1, y1)) in enumerate(zip(result.said_labels, result.said_NK.tolist(), strict=True)):
             row = {"image_id": i, "category_id": names.index(label)}
             answers.append(row | {"score": 1 - rank / 1000, "bbox": [x0, y0, x1 - x0, y1 - y0]})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -283,12 +283,12 @@ def jittered(rng: np.random.Generator) -> ImageResult:
     """Crowded true boxes, said with jitter, some left out, some twice."""
     num_true = int(rng.integers(1, 12))
     corner_N2, side_N2 = rng.uniform(0, 60, (num_true, 2)), rng.uniform(15, 40, (num_true, 2))
-    truth_N4 = np.hstack([corner_N2, corner_N2 + side_N2])
+    truth_NK = np.hstack([corner_N2, corner_N2 + side_N2])
     labels = [str(label) for label in rng.choice(["a", "b", "c"], num_true)]
     kept = rng.choice(num_true, size=int(rng.integers(1, num_true + 4)))
-    said_N4 = truth_N4[kept] + rng.normal(0, 3, (len(kept), 4))
-    said = [(labels[k], tuple(box)) for k, box in zip(kept, said_N4.tolist(), strict=True)]
-    return image([(c, tuple(b)) for c, b in zip(labels, truth_N4.tolist(), strict=True)], said)
+    said_NK = truth_NK[kept] + rng.normal(0, 3, (len(kept), 4))
+    said = [(labels[k], tuple(box)) for k, box in zip(kept, said_NK.tolist(), strict=True)]
+    return image([(c, tuple(b)) for c, b in zip(labels, truth_NK.tolist(), strict=True)], said)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -296,7 +296,7 @@ def test_recall_equals_pycocotools(seed: int) -> None:
     """With scores falling in the order written, COCO's greedy matching is this one: the same mean recall."""
     rng = np.random.default_rng(seed)
     results = [jittered(rng) for _ in range(30)]
-    recall = evaluate_detections(results)["recall_50"]
+    recall = evaluate(results)["recall_50"]
     assert 0.2 < recall < 0.98
     assert recall == pytest.approx(coco_recall_50(results), abs=1e-12)
 
@@ -307,7 +307,7 @@ def test_bootstrap_interval_is_seeded_and_holds_the_estimate() -> None:
     results = [jittered(rng) for _ in range(80)]
     low, high = bootstrap_interval(results, "f1_miou", seed=1)
     assert (low, high) == bootstrap_interval(results, "f1_miou", seed=1)
-    assert low < evaluate_detections(results)["f1_miou"] < high
+    assert low < evaluate(results)["f1_miou"] < high
     few_low, few_high = bootstrap_interval(results[:8], "f1_miou", seed=1)
     assert few_high - few_low > high - low
 
@@ -320,3 +320,64 @@ def test_bootstrap_interval_knows_known_cases() -> None:
     assert low == pytest.approx(0.402, abs=0.02)
     assert high == pytest.approx(0.598, abs=0.02)
     assert all(math.isnan(bound) for bound in bootstrap_interval(half, "f1_50", seed=0))
+
+
+def pointed(truth_NK: list[list[float]], said_N2: list[list[float]]) -> ImageResult:
+    """Points of one label in an image of 999 x 1998 px: a bin is 1 px wide and 2 px high."""
+    return ImageResult(
+        image_id="1", width=999, height=1998, task="pointing", faults=(),
+        truth_labels=("cat",) * len(truth_NK), truth_NK=np.array(truth_NK),
+        said_labels=("cat",) * len(said_N2), said_NK=np.array(said_N2).reshape(-1, 2),
+    )  # fmt: skip
+
+
+def test_a_point_is_right_in_a_true_box_and_counts_once() -> None:
+    """Three points: two in the one box, one outside both; f1 is the same at every threshold."""
+    boxes = [[0.0, 0.0, 100.0, 100.0], [500.0, 0.0, 600.0, 100.0]]
+    figures = evaluate([pointed(boxes, [[0.0, 100.0], [50.0, 50.0], [50.0, 500.0]])])
+    assert (figures["precision_50"], figures["recall_50"]) == (pytest.approx(1 / 3), 0.5)
+    assert figures["f1_miou"] == pytest.approx(figures["f1_95"]) == pytest.approx(0.4)
+    assert figures["duplicate_rate"] == figures["large_box_rate"] == 0
+    assert evaluate([pointed(boxes, [])])["f1_50"] == 0
+
+
+def test_points_are_near_by_bins_and_closeness_counts_where_there_is_no_box() -> None:
+    """8 px up are 4 bins: a duplicate, and worth 1 - 4 / 50 = 0.92, which is enough at 0.5 and not at 0.95."""
+    figures = evaluate([pointed([[100.0, 100.0]], [[100.0, 108.0], [100.0, 100.0]])])
+    assert figures["duplicate_rate"] == 0.5
+    assert (figures["recall_50"], figures["precision_50"]) == (1, 0.5)
+    assert evaluate([pointed([[100.0, 100.0]], [[100.0, 108.0]])])["f1_95"] == 0
+    assert evaluate([pointed([[100.0, 100.0]], [[100.0, 112.0]])])["duplicate_rate"] == 0
+
+
+def test_a_word_counts_where_its_text_is_right_and_texts_are_likened_by_place() -> None:
+    """ABC is said ABX: the box is not counted, the text is 2/3 right; a false text lowers precision though no truth
+    has it; a copy under another text is a duplicate."""
+    result = replace(image([("ABC", A), ("E", B)], [("ABX", A), ("E", B), ("H", A)]), task="ocr_box")
+    figures = evaluate([result])
+    assert (figures["precision_50"], figures["recall_50"]) == (pytest.approx(1 / 3), 0.5)
+    assert figures[TEXT_SIMILARITY] == pytest.approx((2 / 3 + 1) / 2)
+    assert figures["duplicate_rate"] == pytest.approx(1 / 3)
+    assert tuple(figures) == (*METRICS, TEXT_SIMILARITY)
+
+
+def test_several_tasks_have_figures_each_and_their_mean() -> None:
+    results = [image([("cat", A)], [("cat", A)]), pointed([[0.0, 0.0, 9.0, 9.0]], []), image([("cat", A)], [])]
+    figures = evaluate(results)
+    assert figures["detection/f1_50"] == evaluate([results[0], results[2]])["f1_50"] == pytest.approx(2 / 3)
+    assert figures["pointing/f1_50"] == 0
+    assert figures["f1_50"] == pytest.approx(1 / 3)
+    assert [figures[name] for name in ("num_images", "detection/num_images", "pointing/num_images")] == [3, 2, 1]
+
+
+def test_the_interval_of_a_gain_draws_the_images_for_both() -> None:
+    """Equal answers gain exactly nothing however hard the images are; a gain on every image is sure."""
+    half = [image([("cat", A)], [("cat", A)] if i % 2 else []) for i in range(40)]
+    best = [image([("cat", A)], [("cat", A)])] * 40
+    assert bootstrap_interval(half, "f1_50", before=half, seed=0) == (0, 0)
+    low, high = bootstrap_interval(best, "f1_50", before=half, seed=0)
+    assert 0 < low < 1 / 3 < high
+    with pytest.raises(ValueError, match="several tasks"):
+        bootstrap_interval([*half, replace(half[0], task="ocr_box")], "f1_50", seed=0)
+    with pytest.raises(ValueError, match="not of the same images"):
+        bootstrap_interval(half, "f1_50", before=half[1:], seed=0)

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from rex_rl.codec import Codec
-from rex_rl.evaluation import ImageResult
+from rex_rl.config_schema import SHAPES_TASKS
+from rex_rl.evaluation import ImageResult, evaluate
 from rex_rl.heldout import HeldOut, answer_greedily, read_samples, result_of, write_samples
+from rex_rl.records import read_records
 from rex_rl.run_folder import RunFolder
+from rex_rl.shapes.world import SceneKind, write_split
 from rex_rl.types import Answer, FinishReason, Group, Prompt, Record, Sampling
 from tests import fakes
 
@@ -53,8 +56,8 @@ def test_the_truth_is_not_put_on_the_grid(codec: Codec) -> None:
     """A perfect answer differs from the truth by the codec's rounding, which the figures must show."""
     record = fakes.record(boxes=2)
     result = result_of(record, true_answer(record, codec), codec)
-    assert result.truth_N4.tolist() == [[0.0, 5.0, 8.0, 60.0], [10.0, 5.0, 18.0, 60.0]]
-    assert 0 < np.abs(result.said_N4 - result.truth_N4).max() < 0.06
+    assert result.truth_NK.tolist() == [[0.0, 5.0, 8.0, 60.0], [10.0, 5.0, 18.0, 60.0]]
+    assert 0 < np.abs(result.said_NK - result.truth_NK).max() < 0.06
     assert (result.width, result.height, result.faults) == (100, 80, ())
 
 
@@ -69,6 +72,19 @@ def test_figures_and_samples_of_an_evaluation(codec: Codec, tmp_path: Path) -> N
     assert len(read_samples(tmp_path / "samples" / "grpo_000020.jsonl")) == 4
 
 
+def test_points_and_words_are_judged_and_kept(codec: Codec, tmp_path: Path) -> None:
+    """Perfect answers have figures of 1 in every task, points by their things' boxes, also when read back."""
+    file = write_split(tmp_path, name="mix", num_images=2, seed=1, kind=SceneKind(), tasks=SHAPES_TASKS)
+    records = read_records(file, task=None).records
+    results = [result_of(record, true_answer(record, codec), codec) for record in records]
+    write_samples(tmp_path / "sft_000001.jsonl", records, results)
+    kept = [result for _, result in read_samples(tmp_path / "sft_000001.jsonl")]
+    for figures in (evaluate(results), evaluate(kept)):
+        assert all(figures[f"{task}/f1_50"] == 1 and figures[f"{task}/num_images"] == 2 for task in SHAPES_TASKS)
+        assert (figures["pointing/f1_95"], figures["ocr_box/text_similarity"]) == (1, 1)
+        assert figures["parse_failure_rate"] == figures["duplicate_rate"] == 0
+
+
 @pytest.mark.parametrize("said", [0, 3])
 def test_samples_come_back(tmp_path: Path, said: int) -> None:
     result = ImageResult(
@@ -76,9 +92,9 @@ def test_samples_come_back(tmp_path: Path, said: int) -> None:
         width=100,
         height=80,
         truth_labels=("cat",),
-        truth_N4=np.array([[0.125, 5, 8, 60]]),
+        truth_NK=np.array([[0.125, 5, 8, 60]]),
         said_labels=("cat",) * said,
-        said_N4=np.arange(4.0 * said).reshape(-1, 4),
+        said_NK=np.arange(4.0 * said).reshape(-1, 4),
         faults=("truncated",),
     )
     file = tmp_path / "deep" / "sft_000001.jsonl"
@@ -87,6 +103,6 @@ def test_samples_come_back(tmp_path: Path, said: int) -> None:
     assert image == "/images/r0.png"
     assert (back.image_id, back.width, back.height, back.faults) == ("r0", 100, 80, ("truncated",))
     assert (back.said_labels, back.truth_labels) == (result.said_labels, result.truth_labels)
-    np.testing.assert_allclose(back.said_N4, result.said_N4, atol=0.005)
-    np.testing.assert_allclose(back.truth_N4, result.truth_N4, atol=0.006)
+    np.testing.assert_allclose(back.said_NK, result.said_NK, atol=0.005)
+    np.testing.assert_allclose(back.truth_NK, result.truth_NK, atol=0.006)
     assert json.loads(file.read_text())["truth"] == [{"label": "cat", "bbox": [0.12, 5.0, 8.0, 60.0]}]

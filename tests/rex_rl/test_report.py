@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rex_rl.draw import Series
-from rex_rl.evaluation import METRICS, ImageResult, evaluate_detections
+from rex_rl.evaluation import METRICS, ImageResult, evaluate
 from rex_rl.report import EvalPoint, ReportData, Sample, format_change, format_seconds, render_report, write_report
 
 SFT = {
@@ -40,9 +40,9 @@ def answer(label: str = "cat", faults: tuple[str, ...] = ()) -> ImageResult:
         width=64,
         height=48,
         truth_labels=(label, label),
-        truth_N4=np.array([[4.0, 4, 20, 20], [40, 4, 60, 30]]),
+        truth_NK=np.array([[4.0, 4, 20, 20], [40, 4, 60, 30]]),
         said_labels=(label, label),
-        said_N4=np.array([[4.0, 4, 20, 21], [4, 4, 20, 21]]),
+        said_NK=np.array([[4.0, 4, 20, 21], [4, 4, 20, 21]]),
         faults=faults,
     )
 
@@ -240,8 +240,8 @@ def test_at_most_a_dozen_images(full: ReportData) -> None:
 
 
 def test_figures_of_the_evaluation_fit_the_page(full: ReportData) -> None:
-    """What `evaluate_detections` returns is shown as it comes."""
-    figures = evaluate_detections([answer()])
+    """What `evaluate` returns is shown as it comes."""
+    figures = evaluate([answer()])
     text = read(render_report(replace(full, summary={"sft": figures}))).text
     assert "50.00 %" in text  # the copy is half of what was said
     assert "2.0" in text

@@ -64,9 +64,9 @@ def sample(folder: Path, stage: str, step: int, count: int, said: str) -> None:
             width=100,
             height=80,
             truth_labels=("cat",),
-            truth_N4=np.array([[0.0, 5, 8, 60]]),
+            truth_NK=np.array([[0.0, 5, 8, 60]]),
             said_labels=(said,),
-            said_N4=np.array([[0.0, 5, 8, 60]]),
+            said_NK=np.array([[0.0, 5, 8, 60]]),
             faults=(),
         )
         for i in range(count)
@@ -124,8 +124,8 @@ def test_before_and_after_as_one_picture(folder: Path) -> None:
     boxes_N4 = np.tile([1.0, 1, 9, 9], (run_report.CROWDED_OBJECTS, 1))
     labels = ("cat",) * len(boxes_N4)
     result = ImageResult(
-        image_id="a", width=50, height=40, truth_labels=labels, truth_N4=boxes_N4, said_labels=labels,
-        said_N4=boxes_N4, faults=(),
+        image_id="a", width=50, height=40, truth_labels=labels, truth_NK=boxes_N4, said_labels=labels,
+        said_NK=boxes_N4, faults=(),
     )  # fmt: skip
     record = replace(fakes.record(), image=str(image))
     for stage in ("sft", "grpo"):

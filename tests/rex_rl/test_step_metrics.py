@@ -51,3 +51,27 @@ def test_means_of_ranks_are_joined_by_what_they_counted() -> None:
     joined = Mean(total=3.0, count=3.0) + Mean(total=1.0, count=1.0) + Mean(total=0.0, count=0.0)
     assert joined.value == 1.0
     assert np.isnan(Mean(total=0.0, count=0.0).value)
+
+
+def test_a_mixed_step_logs_its_rewards_by_task() -> None:
+    """Terms only where a task has them; a step of one task has no such key (above)."""
+    groups = [
+        replace(fakes.group(name, (1,)), prompt=fakes.prompt(name, task=name)) for name in ("pointing", "ocr_box")
+    ]
+    scores = [
+        Scores(total_G=np.array([total]), terms_G=terms, gains_GN=(np.zeros(0),), shapes_G=(fakes.shapes(),))
+        for total, terms in (
+            (1.0, {"f1": np.array([0.5])}),
+            (0.0, {"f1": np.array([0.0]), "text_similarity": np.array([0.25])}),
+        )
+    ]
+    metrics = grpo_metrics(groups, scores, {})
+    by_task = {name: value for name, value in metrics.items() if name.endswith(("/pointing", "/ocr_box"))}
+    assert by_task == {
+        "reward/pointing": 1.0,
+        "rewards/f1/pointing": 0.5,
+        "reward/ocr_box": 0.0,
+        "rewards/f1/ocr_box": 0.0,
+        "rewards/text_similarity/ocr_box": 0.25,
+    }
+    assert metrics["rewards/f1/mean"] == 0.25

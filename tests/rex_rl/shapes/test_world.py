@@ -8,16 +8,23 @@ import pytest
 from PIL import Image
 
 from rewards.geometry import pairwise_iou
+from rex_rl.config_schema import SHAPES_TASKS
 from rex_rl.records import read_records
 from rex_rl.shapes.world import (
     IMAGE_SIDE_PX,
     LABELS,
+    LETTERS,
     MAX_IOU,
+    MAX_LETTERS,
+    MAX_WORDS,
+    MIN_WORDS,
     Scene,
     SceneKind,
     asked_categories,
     draw_scene,
+    draw_words,
     sample_scene,
+    sample_words,
     write_split,
 )
 
@@ -127,3 +134,45 @@ def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
         assert image.size == (IMAGE_SIDE_PX, IMAGE_SIDE_PX)
     first = json.loads(file.read_text().splitlines()[0])
     assert [list(thing.bbox or ()) for thing in records[0].objects] == [thing["bbox"] for thing in first["objects"]]
+
+
+def test_a_mix_holds_as_many_images_of_each_task_and_reads_like_any_data_set(tmp_path: Path) -> None:
+    """Tasks take turns; the readers' checks of every task find nothing bad, and pixels are the same again."""
+    files = [
+        write_split(tmp_path / str(count), name="train", num_images=count, seed=5, kind=SceneKind(), tasks=SHAPES_TASKS)
+        for count in (3, 6)
+    ]
+    short, long = (read_records(file, task=None, decode_images=True, max_bad_fraction=0.0).records for file in files)
+    assert [record.task for record in long] == 6 * list(SHAPES_TASKS)
+    assert [record.objects for record in short] == [record.objects for record in long[:12]]
+    for image in sorted((tmp_path / "3" / "images").iterdir()):
+        assert image.read_bytes() == (tmp_path / "6" / "images" / image.name).read_bytes()
+    for record in long[2::4]:
+        truth = {thing.bbox for thing in record.objects}
+        assert {thing.label for thing in record.objects} == set(record.categories)
+        assert 1 <= len(record.visual_prompt) <= 2
+        assert set(record.visual_prompt) <= truth
+    assert {record.categories for record in long[3::4]} == {("word",)}
+
+
+def test_words_stand_apart_and_are_short() -> None:
+    """So no two boxes of a text overlap at all, and no two words read as one."""
+    for seed in SEEDS:
+        scene = sample_words(np.random.default_rng(seed))
+        assert MIN_WORDS <= len(scene.labels) <= MAX_WORDS
+        assert all(1 <= len(word) <= MAX_LETTERS and set(word) <= set(LETTERS) for word in scene.labels)
+        assert scene.boxes_N4.min() >= 0
+        assert scene.boxes_N4.max() < IMAGE_SIDE_PX
+        iou_NN = pairwise_iou(scene.boxes_N4, scene.boxes_N4)
+        assert iou_NN[~np.eye(len(iou_NN), dtype=bool)].max() == 0
+
+
+def test_a_word_fills_its_box() -> None:
+    """Its ink reaches near all four sides and does not leave the box."""
+    for word in ("A", "EX", "TOZ"):
+        scene = Scene(labels=(word,), boxes_N4=np.array([[40.0, 60.0, 90.0, 85.0]]))
+        noise = np.random.default_rng(0), np.random.default_rng(0)
+        bare = np.asarray(draw_words(noise[0], Scene(labels=(), boxes_N4=np.zeros((0, 4)))), dtype=int)
+        rows, columns = np.nonzero(np.abs(np.asarray(draw_words(noise[1], scene), dtype=int) - bare).sum(axis=2))
+        reach = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+        assert np.abs(reach - [40, 60, 89, 84]).max() <= 1, word
