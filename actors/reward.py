@@ -29,4 +29,10 @@ class RewardWorker:
         tokens_G = [answer.tokens_T for answer in group.answers]
         shapes_G = tuple(self._codec.decode_group(tokens_G, task=TASKS[record.task], categories=record.categories))
         scores = self._rule.score(shapes_G, truth_on_grid(record), task=record.task, credit=self._credit)
-        return Scores(total_G=scores.total_G, terms_G=dict(scores.terms_G), gains_GN=scores.gains_GN, shapes_G=shapes_G)
+        return Scores(
+            total_G=scores.total_G,
+            terms_G=dict(scores.terms_G),
+            gains_GN=scores.gains_GN,
+            shapes_G=shapes_G,
+            fault_cost_G=scores.fault_cost_G,
+        )

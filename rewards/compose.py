@@ -88,6 +88,7 @@ def score_group(
         num_duplicates_G=num_duplicates_G,
         num_said_G=num_said_G,
         num_true=num_true,
+        fault_cost_G=weights.format * terms_G["format"] * (name == "matched"),
     )
 
 

@@ -103,7 +103,14 @@ class Remarks:
 
     phrases: list[str]
     absent: list[str]
-    faults: set[str]
+    faults: dict[str, int]
+    """Name -> the token it was first seen at."""
+    phrase_tokens: list[int]
+    """Where each phrase stands."""
+
+    def fault(self, name: str, token: int) -> None:
+        """Name a fault."""
+        self.faults.setdefault(name, token)
 
 
 class AnswerReader:
@@ -139,13 +146,13 @@ class AnswerReader:
         self._origin, self._state, self._phrase, self._label = at, _OUTSIDE, "", ""
         self._text: list[int] = []
         self._numbers: list[int] = []
-        self._said = Remarks([], [], set())
-        kinds, faults = self._kinds, self._said.faults
+        self._said = Remarks([], [], {}, [])
+        kinds = self._kinds
         end = kinds.find(END, at, stop)
         if end >= 0:
             stop = end
-        if kinds.find(UNDEFINED, at, stop) >= 0:
-            faults.add("undefined_id")
+        if (undefined := kinds.find(UNDEFINED, at, stop)) >= 0:
+            self._fault("undefined_id", undefined)
         while at < stop:
             segment = self._segment.match(kinds, at, stop)
             at = self._read_marks(at, stop) if segment is None else self._read_segment(segment)
@@ -153,16 +160,16 @@ class AnswerReader:
             num = len(self._numbers)
             if self._is_right_count(num) or (self._size and num > self._size):  # one that the limit cut is no fault
                 self._close_shape(stop)
-            faults.add("truncated")
+            self._fault("truncated", stop)
         elif self._state != _OUTSIDE:
             self._close_shape(stop)
-            faults.add("broken_segment")
+            self._fault("broken_segment", stop)
         return self._said
 
     def _read_segment(self, segment: re.Match[bytes]) -> int:
         """A segment with all its marks; returns where it ends."""
         end = segment.end()
-        self._name(self._tokens_T[segment.start(1) : segment.end(1)])
+        self._name(segment.start(1), self._tokens_T[segment.start(1) : segment.end(1)])
         first = segment.start(2)
         if first >= 0:
             shape, step = self._shape, len(self._shape)
@@ -178,10 +185,11 @@ class AnswerReader:
             self._box_end(end - 1)
         return end
 
-    def _name(self, text_T: np.ndarray) -> None:
+    def _name(self, at: int, text_T: np.ndarray) -> None:
         self._phrase = phrase = self._phrase_of(text_T.tobytes())
         self._label = self._names.get(phrase, phrase)
         self._said.phrases.append(phrase)
+        self._said.phrase_tokens.append(at - self._origin)
 
     def _read_marks(self, at: int, stop: int) -> int:
         """Read mark by mark until a segment ends; returns where."""
@@ -205,10 +213,10 @@ class AnswerReader:
         kinds = self._kinds[at:end]
         if self._state == _PHRASE:
             if COORDINATE in kinds:
-                self._stray()
+                self._fault("stray_tokens", at)
             self._text += [i for i, kind in enumerate(kinds, at) if kind not in b"c?"]
         elif kinds.strip(b" ,?" if self._state == _OUTSIDE else b" ?"):
-            self._stray()
+            self._fault("stray_tokens", at)
 
     def _read_shapes(self, at: int, end: int) -> None:
         """What stands between two marks of a segment: shapes that commas end, and one that is still open."""
@@ -225,7 +233,7 @@ class AnswerReader:
             else:
                 self._read_numbers(at, part)
                 if not self._numbers:
-                    self._stray()
+                    self._fault("stray_tokens", comma)
                 self._close_shape(comma)
             self._start, at = comma, comma + 1
         if still_open:
@@ -240,45 +248,45 @@ class AnswerReader:
                 begun = True
             elif kind == TEXT:
                 if begun:
-                    self._stray()
+                    self._fault("stray_tokens", i)
                 else:
                     self._text.append(i)
 
-    def _stray(self) -> None:
-        self._said.faults.add("stray_tokens")
+    def _fault(self, name: str, at: int) -> None:
+        self._said.fault(name, at - self._origin)
 
     def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
             self._close_shape(at)
         if self._state != _OUTSIDE:
-            self._said.faults.add("broken_segment")
+            self._fault("broken_segment", at)
         self._state, self._text = _PHRASE, []
 
     def _object_end(self, at: int) -> None:
         if self._state != _PHRASE:
-            self._stray()
+            self._fault("stray_tokens", at)
             return
-        self._name(self._tokens_T[self._text])
+        self._name(at, self._tokens_T[self._text])
         self._state = _LABELLED
 
     def _box_start(self, at: int) -> None:
         if self._state in (_PHRASE, _SHAPES):
-            self._stray()
+            self._fault("stray_tokens", at)
             return
         if self._state == _OUTSIDE:
-            self._said.faults.add("broken_segment")
+            self._fault("broken_segment", at)
         self._state, self._text, self._start, self._says_shape = _SHAPES, [], at, False
 
     def _box_end(self, at: int) -> None:
         if self._state != _SHAPES:
-            self._stray()
+            self._fault("stray_tokens", at)
             return
         behind_comma = self._says_shape and not self._numbers
         self._close_shape(at)
         if not self._says_shape:
-            self._close_empty()
+            self._close_empty(at)
         elif behind_comma or self._text:
-            self._stray()
+            self._fault("stray_tokens", at)
         self._state = _OUTSIDE
 
     def _close_shape(self, end: int) -> None:
@@ -287,7 +295,7 @@ class AnswerReader:
             return
         self._numbers, self._says_shape = [], True
         if not self._is_right_count(len(numbers)):
-            self._said.faults.add("bad_count")
+            self._fault("bad_count", numbers[0])
             return
         if self._size is None:
             self.counts.append(len(numbers))
@@ -300,12 +308,12 @@ class AnswerReader:
     def _is_right_count(self, num: int) -> bool:
         return num == self._size if self._size else num >= MIN_POLYGON and num % 2 == 0
 
-    def _close_empty(self) -> None:
+    def _close_empty(self, at: int) -> None:
         """A segment without a shape must say `None`."""
         if self._phrase_of(self._tokens_T[self._text].tobytes()) == ABSENT:
             self._said.absent.append(self._phrase)
         else:
-            self._said.faults.add("broken_segment")
+            self._fault("broken_segment", at)
 
 
 _STEPS: dict[int, Callable[[AnswerReader, int], None]] = {

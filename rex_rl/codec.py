@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from rewards.records import Truth
+from rewards.terms import TRUNCATED
 from rex_rl.answer_reader import ABSENT, FAULTS, AnswerReader, Remarks, token_table
 from rex_rl.grid import (
     GRID_STEPS,
@@ -66,6 +67,8 @@ __all__ = [
 ]
 
 _POINT, _BOX, _POLYGON, _KEYPOINTS = Geometry
+UNKNOWN_TOKEN = -1
+"""Where a fault stands that is not known to stand anywhere."""
 """Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _NO_NAMES: Mapping[str, str] = {}
@@ -232,7 +235,9 @@ class Codec:
         reader = KeypointReader(task.keypoints, self._table, names)
         reader.read(tokens_T.tolist(), kinds)
         bins_NK = np.array(reader.bins, dtype=np.int64).reshape(-1, 4 + 2 * len(task.keypoints))
-        said = Remarks([*dict.fromkeys(reader.labels), *reader.absent], reader.absent, reader.faults)
+        phrases = [*dict.fromkeys(reader.labels), *reader.absent]
+        nowhere = dict.fromkeys(sorted(reader.faults), UNKNOWN_TOKEN)
+        said = Remarks(phrases, reader.absent, nowhere, [UNKNOWN_TOKEN] * len(phrases))
         labels = tuple(names.get(label, label) for label in reader.labels)
         return _shapes(labels, bins_NK, _spans(reader), said, names, task)
 
@@ -280,33 +285,52 @@ def _shapes(
         phrases = said.absent
         is_repeated = len(phrases) + bool(labels) > 1
         if "" in labels:
-            faults.add("broken_segment")
+            said.fault("broken_segment", int(spans_N2[labels.index(""), 0]))
     else:
         is_repeated = len(set(phrases)) < len(phrases)
         if "broken_segment" in faults and "" in labels and "" not in names:  # shapes in front of every phrase
-            faults.add("unknown_label")
+            said.fault("unknown_label", int(spans_N2[labels.index(""), 0]))
     if is_repeated:
-        faults.add("repeated_label")
-    for phrase in phrases:
-        if phrase not in names:
-            faults.add("unknown_label")
+        said.fault("repeated_label", _second_token(said))
+    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
+        if phrase in phrases and phrase not in names:
+            said.fault("unknown_label", token)
     if labels and task.geometry is not _POINT:
-        faults |= _area_faults(bins_NK, task.geometry)
+        for fault, shape in _area_faults(bins_NK, task.geometry).items():
+            said.fault(fault, int(spans_N2[shape, 0]))
     return Shapes(
         labels=labels,
         bins_NK=bins_NK,
         spans_N2=spans_N2,
         faults=tuple(sorted(faults)) if faults else (),
         absent=tuple([names.get(phrase, phrase) for phrase in said.absent]) if said.absent else (),
+        fault_token=min((token for fault, token in faults.items() if fault != TRUNCATED), default=UNKNOWN_TOKEN),
     )
 
 
-def _area_faults(bins_NK: np.ndarray, geometry: Geometry) -> set[str]:
-    """Polygons that have no area, and boxes (the first four numbers of other shapes) with less than that."""
+def _second_token(said: Remarks) -> int:
+    """Where a phrase stands that was said before, else the last one."""
+    seen: set[str] = set()
+    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
+        if phrase in seen:
+            return token
+        seen.add(phrase)
+    return said.phrase_tokens[-1] if said.phrase_tokens else UNKNOWN_TOKEN
+
+
+def _area_faults(bins_NK: np.ndarray, geometry: Geometry) -> dict[str, int]:
+    """Polygons that have no area, and boxes (the first four numbers of other shapes) with less than that, and the
+    first shape of each kind.
+    """
     if geometry is _POLYGON:
-        return set() if doubled_areas(bins_NK).all() else {"zero_area"}
+        has_area_N = doubled_areas(bins_NK).astype(bool)
+        return {} if has_area_N.all() else {"zero_area": int(has_area_N.argmin())}
     x0, y0, x1, y1, *_ = bins_NK.T.tolist()  # as lists: most answers have few boxes
     if not (any(map(ge, x0, x1)) or any(map(ge, y0, y1))):
-        return set()
-    swapped, flat = (any(map(is_so, x0, x1)) or any(map(is_so, y0, y1)) for is_so in (gt, eq))
-    return {fault for fault, is_so in (("swapped_corners", swapped), ("zero_area", flat)) if is_so}
+        return {}
+    found = {}
+    for fault, is_so in (("swapped_corners", gt), ("zero_area", eq)):
+        shapes = [*map(is_so, x0, x1)], [*map(is_so, y0, y1)]
+        if first := [side.index(True) for side in shapes if True in side]:
+            found[fault] = min(first)
+    return found

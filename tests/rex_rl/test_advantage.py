@@ -85,7 +85,7 @@ def test_box_credit_has_mean_zero_over_the_answer(gains_N: np.ndarray, num_more:
 @given(st.lists(GAINS, min_size=1, max_size=8), st.floats(0, 1))
 def test_what_is_to_go_is_compared_at_the_same_place(gains: list[np.ndarray], discount: float) -> None:
     """At each index the mean over the group, answers that have stopped counting as nothing, is taken off."""
-    rows = gains_to_go(gains, discount=discount)
+    rows = gains_to_go([np.append(gains_N, 0.0) for gains_N in gains], discount=discount)
     assert [row.size for row in rows] == [gains_N.size + 1 for gains_N in gains]
     for i in range(max(row.size for row in rows)):
         to_go = [sum(discount**k * gain for k, gain in enumerate(gains_N[i:])) for gains_N in gains]
@@ -96,11 +96,27 @@ def test_what_is_to_go_is_compared_at_the_same_place(gains: list[np.ndarray], di
 
 def test_stopping_where_others_gain_is_blamed() -> None:
     """And so is going on where the others lose: the last entry is the decision to stop."""
-    stopped, went_on = gains_to_go([np.array([0.5]), np.array([0.5, 0.25])], discount=1.0)
+    stopped, went_on = gains_to_go([np.array([0.5, 0]), np.array([0.5, 0.25, 0])], discount=1.0)
     assert stopped[-1] == -0.125
     assert went_on.tolist() == [0.125, 0.125, 0.0]
-    wise, _ = gains_to_go([np.array([0.5]), np.array([0.5, -0.25])], discount=1.0)
+    wise, _ = gains_to_go([np.array([0.5, 0]), np.array([0.5, -0.25, 0])], discount=1.0)
     assert wise[-1] == 0.125
+
+
+def test_a_fault_is_blamed_where_it_stands() -> None:
+    """Its cost falls on the tokens of that place and, discounted, on those before; the rest of the answer is spared."""
+    broken = replace(fakes.shapes(evenly_spanned(2), faults=("stray_tokens",)), fault_token=14)  # behind both shapes
+    scores = Scores(
+        total_G=np.array([0.5, 0.25]),
+        terms_G={},
+        gains_GN=(np.array([0.25, 0.25]),) * 2,
+        shapes_G=(fakes.shapes(evenly_spanned(2)), broken),
+        fault_cost_G=np.array([0.0, 0.25]),
+    )
+    config = AdvantageConfig(credit="to_go", discount=0.1, normalise_std=False)
+    well, ill = token_advantages(scores, lengths_of(scores), config)
+    assert ill == pytest.approx([-0.00125] * 8 + [-0.0125] * 5 + [-0.125] * 2)
+    assert well == pytest.approx(-ill)
 
 
 def test_the_stop_entry_stands_behind_the_last_shape() -> None:

@@ -235,12 +235,13 @@ def test_the_released_models_own_style_decodes_to_the_right_counts(codec: Codec)
 
 def test_a_group_decodes_as_its_answers_do(codec: Codec) -> None:
     answers = [codec.encode(record_of("detection", *(cat(i) for i in range(num))), ("cat",)) for num in (3, 0, 7)]
-    answers.append(answers[0][:7])
+    answers += [answers[0][:7], np.append(answers[2][:-1], answers[0])]  # cut; every phrase twice
     for task in ("detection", "ocr_box", "keypoint_hand"):
         together = codec.decode_group(answers, task=TASKS[task], categories=("cat",))
         for tokens_T, shapes in zip(answers, together, strict=True):
             alone = codec.decode(tokens_T, task=TASKS[task], categories=("cat",))
             assert (alone.labels, alone.faults, alone.absent) == (shapes.labels, shapes.faults, shapes.absent)
+            assert alone.fault_token == shapes.fault_token
             assert (alone.bins_NK == shapes.bins_NK).all()
             assert (alone.spans_N2 == shapes.spans_N2).all()
     assert codec.decode_group([], task=TASKS["detection"], categories=("cat",)) == []
