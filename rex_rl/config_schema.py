@@ -291,6 +291,9 @@ class GrpoConfig(OptimiserConfig):
     overlong_buffer: Period = 0
     """The last so many tokens of max_answer_tokens cost reward, linearly from 0 to 1 at the limit (DAPO: a fifth of
     it); seen by the advantage, not by `reward` as logged; 0: off."""
+    max_repeats: Period = 0
+    """An answer is given up while it is written, and counts as truncated, after so many shapes in a row that each all
+    but repeat an earlier one of their label; 0: off."""
     token_mask: Literal["specials", "none"] = "specials"
     """Ids kept out of sampling, in engine and learner alike: `specials` bars undefined ids and foreign marks."""
     max_staleness: Annotated[int, Field(ge=0, le=16)] = 0

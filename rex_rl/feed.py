@@ -65,6 +65,7 @@ class RolloutFeed:
             temperature=self._settings.temperature,
             max_tokens=self._settings.max_answer_tokens,
             seed=sampling_seed(self._seed, prompt.uid),
+            max_repeats=self._settings.max_repeats,
         )
         return self._pool.submit(prompt, sampling)
 

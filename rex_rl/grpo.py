@@ -46,7 +46,8 @@ def train(
             sent = sync.publish(version=step)  # returns when every engine confirmed `step`
         feed.open(version=step)  # only now: no answer is born stale
 
-        metrics = grpo_metrics(groups, scores, learned) | dict(sent) | canaries.metrics(step)
+        metrics = grpo_metrics(groups, scores, learned, max_answer_tokens=config.max_answer_tokens)
+        metrics |= dict(sent) | canaries.metrics(step)
         log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
         progress.after_step(step, learner)  # checkpoints; ends the run here when it was asked to
         if due(step, every=config.eval_every, last=config.num_steps):
