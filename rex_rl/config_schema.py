@@ -300,6 +300,9 @@ class GrpoConfig(OptimiserConfig):
     """Weight versions an answer may be behind the learner: 0 is on-policy, 1 overlaps rollout with learning."""
     max_failed_fraction: Share = 0.1
     """Groups that could not be generated or scored, as a share of those dispatched; more stop the run."""
+    max_replaced_groups: Period = 0
+    """Groups a step, at most, that further prompts replace as they teach nothing: all answers earned the same, and no
+    credit tells them apart (DAPO's dynamic sampling, arXiv 2503.14476); 0: off."""
     advantage: AdvantageConfig = AdvantageConfig()
 
     @model_validator(mode="before")
