@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from actors.loop_watch import LoopWatch
 from rex_rl.types import Answer, FinishReason, Sampling
+from rex_rl.vocabulary import Vocabulary
 
 T = TypeVar("T")
 BASE_VERSION = -1
@@ -31,6 +33,8 @@ IDLE_WAIT_S = 0.5
 
 MIN_STEP_TOKENS = 8192
 """Tokens of one engine step at least: vLLM's own default for a server."""
+FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abort": FinishReason.LOOPED}
+"""vLLM's -> ours; the only answers that are aborted and still come out are those that loop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,12 +123,14 @@ def build_engine(options: EngineOptions) -> Any:
 class EngineThread:
     """The engine and the thread that owns it."""
 
-    def __init__(self, options: EngineOptions, *, allowed_ids: list[int] | None, end_id: int) -> None:
-        self._options, self._allowed_ids, self._end_id = options, allowed_ids, end_id
+    def __init__(self, options: EngineOptions, vocabulary: Vocabulary, *, mask_tokens: bool) -> None:
+        self._options, self._vocabulary = options, vocabulary
+        self._allowed_ids = vocabulary.sampled_ids.tolist() if mask_tokens else None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: dict[str, Future[list[Answer]]] = {}
         self._closing = False
         self._engine: Any = None
+        self._loops: LoopWatch
         self.num_loops = 0
         """Passes of the thread; an idle one still makes one every `IDLE_WAIT_S`."""
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
@@ -171,6 +177,7 @@ class EngineThread:
     def _start(self) -> None:
         self._engine = build_engine(self._options)
         self._engine.set_weight_version(str(BASE_VERSION))
+        self._loops = LoopWatch(self._engine, self._vocabulary)
 
     def _run(self) -> None:
         while not self._closing:
@@ -188,7 +195,7 @@ class EngineThread:
 
     def _step(self) -> None:
         try:
-            for output in self._engine.step():
+            for output in [*self._engine.step(), *self._loops.end_loops()]:
                 if output.finished:
                     future = self._waiting.pop(output.request_id)
                     _resolve(future, partial(_to_answers, output.outputs))
@@ -212,15 +219,14 @@ class EngineThread:
             top_p=1.0,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed if sampling.temperature > 0 else None,
-            stop_token_ids=[self._end_id],
+            stop_token_ids=[self._vocabulary.answer_end_id],
             allowed_token_ids=self._allowed_ids,
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self._engine.add_request(
-            request_id, {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}, params
-        )
+        asked = {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}
+        self._loops.add(self._engine.add_request(request_id, asked, params), sampling)
 
 
 def _resolve(future: "Future[T]", function: Callable[[], T]) -> None:
@@ -248,5 +254,5 @@ def _to_answer(output: Any) -> Answer:
             [step[token].logprob for step, token in zip(steps, output.token_ids, strict=True)], dtype=np.float32
         ),
         versions_T=versions_T,
-        finish_reason=FinishReason.STOP if output.finish_reason == "stop" else FinishReason.LENGTH,
+        finish_reason=FINISH_REASONS[output.finish_reason],
     )

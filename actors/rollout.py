@@ -24,8 +24,7 @@ class RolloutWorker:
         self.name = name
         set_engine_environment(options)
         self._vocabulary = load_vocabulary(options.model)
-        allowed_ids = self._vocabulary.sampled_ids.tolist() if mask_tokens else None
-        self._engine = EngineThread(options, allowed_ids=allowed_ids, end_id=self._vocabulary.answer_end_id)
+        self._engine = EngineThread(options, self._vocabulary, mask_tokens=mask_tokens)
         self._version = BASE_VERSION
         self._vision_digest = ""
         self._engine.call(lambda engine: engine.collective_rpc("init_weight_transfer_engine", args=({},)))
@@ -97,7 +96,7 @@ def answer_in_process(model_folder: str, prompt: Prompt, sampling: Sampling) -> 
     options = options_for_one(model_folder, max_answer_tokens=sampling.max_tokens)
     set_engine_environment(options)
     vocabulary = load_vocabulary(model_folder)
-    engine = EngineThread(options, allowed_ids=vocabulary.sampled_ids.tolist(), end_id=vocabulary.answer_end_id)
+    engine = EngineThread(options, vocabulary, mask_tokens=True)
     try:
         return ask(engine, vocabulary, prompt, sampling)[0]
     finally:

@@ -187,6 +187,16 @@ def overlong_penalty(lengths_G: Sequence[int], *, max_answer_tokens: int, buffer
     return np.clip((max_answer_tokens - buffer - np.asarray(lengths_G)) / max(buffer, 1), -1, 0)
 
 
+def teaches(group: Group, scores: Scores, config: GrpoConfig) -> bool:
+    """Whether any token of a group has an advantage: none has where all answers earned the same and no credit is on.
+
+    A reward that is no number passes, for the learner's guard to deal with.
+    """
+    lengths_G = [answer.tokens_T.size for answer in group.answers]
+    rows = token_advantages(_less_length_cost(scores, lengths_G, config), lengths_G, config.advantage)
+    return not all(np.abs(advantages_T).max() < STD_FLOOR for advantages_T in rows)
+
+
 def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: GrpoConfig) -> list[TrainGroup]:
     """A step's groups ready to learn from. Token weights, and spreads of tasks, are of the whole step."""
     lengths_PG = [[answer.tokens_T.size for answer in group.answers] for group in groups]

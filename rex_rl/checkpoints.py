@@ -1,9 +1,10 @@
 """Checkpoints of a stage: written beside, hashed in a manifest, renamed last, all of it while training goes on.
 
-`checkpoints/sft_000100/` holds `learner.safetensors` and `manifest.json`: step, position in the data, seed, W&B run,
-size and digest of every file, and its own digest. One that is incomplete or altered is refused by name and the one
-before it is used. Data order and sampling follow from seed and position, and the learner draws nothing (Qwen2.5-VL has
-no dropout), so there is no random state to keep.
+`checkpoints/sft_000100/` holds `learner.safetensors` and `manifest.json`: step, position in the data (less the groups
+that dynamic sampling dropped: their number lies beside), seed, W&B run, size and digest of every file, and its own
+digest. One that is incomplete or altered is refused by name and the one before it is used. Data order and sampling
+follow from seed and position, and the learner draws nothing (Qwen2.5-VL has no dropout), so there is no random state to
+keep.
 """
 
 import json

@@ -310,12 +310,18 @@ class GrpoConfig(OptimiserConfig):
     overlong_buffer: Period = 0
     """The last so many tokens of max_answer_tokens cost reward, linearly from 0 to 1 at the limit (DAPO: a fifth of
     it); seen by the advantage, not by `reward` as logged; 0: off."""
+    max_repeats: Period = 0
+    """An answer is given up while it is written, and counts as truncated, after so many shapes in a row that each all
+    but repeat an earlier one of their label; 0: off."""
     token_mask: Literal["specials", "none"] = "specials"
     """Ids kept out of sampling, in engine and learner alike: `specials` bars undefined ids and foreign marks."""
     max_staleness: Annotated[int, Field(ge=0, le=16)] = 0
     """Weight versions an answer may be behind the learner: 0 is on-policy, 1 overlaps rollout with learning."""
     max_failed_fraction: Share = 0.1
     """Groups that could not be generated or scored, as a share of those dispatched; more stop the run."""
+    max_replaced_groups: Period = 0
+    """Groups a step, at most, that further prompts replace as they teach nothing: all answers earned the same, and no
+    credit tells them apart (DAPO's dynamic sampling, arXiv 2503.14476); 0: off."""
     advantage: AdvantageConfig = AdvantageConfig()
 
     @model_validator(mode="before")

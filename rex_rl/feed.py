@@ -30,15 +30,19 @@ class RolloutFeed:
         self._num_prompts = 0
         self.failures: Counter[str] = Counter()
         """Reason -> failed attempts so far."""
+        self.num_dropped = 0
+        """Groups of the whole run so far that `replace` was asked for; to be put back where a run resumes."""
 
     def open(self, version: int) -> None:
         """Dispatch prompts up to the bound. `version` is both what the engines serve and how many steps were learned.
 
-        The position follows from the version alone: after v steps, v * P prompts are used, wherever a run resumed.
+        The position follows from the version and what was dropped: after v steps, v * P + `num_dropped` prompts are
+        used, wherever a run resumed.
         """
         size = self._settings.prompts_per_step
-        self._next = max(self._next, version * size)
-        limit = max(self._next, min(version + self._settings.max_staleness + 1, self._settings.num_steps) * size)
+        self._next = max(self._next, version * size + self.num_dropped)
+        last = min(version + self._settings.max_staleness + 1, self._settings.num_steps)
+        limit = max(self._next, last * size + self.num_dropped)
         self._num_prompts += limit - self._next
         for prompt in self._stream.prompts(self._next, limit - self._next):
             self._in_flight.append((prompt, self._dispatch(prompt)))
@@ -46,7 +50,19 @@ class RolloutFeed:
 
     def take(self, version: int) -> list[Group]:
         """The P oldest groups, waited for; each checked against the staleness bound."""
-        oldest = [self._in_flight.popleft() for _ in range(self._settings.prompts_per_step)]
+        return self._take(version, self._settings.prompts_per_step)
+
+    def replace(self, version: int, count: int) -> list[Group]:
+        """The next oldest groups for `count` <= P of step `version` that were dropped; as many prompts are dispatched.
+
+        So as many as before are in flight, and none will be older when its step comes.
+        """
+        self.num_dropped += count
+        self.open(version)
+        return self._take(version, count)
+
+    def _take(self, version: int, count: int) -> list[Group]:
+        oldest = [self._in_flight.popleft() for _ in range(count)]
         groups = [self._finish(prompt, ticket) for prompt, ticket in oldest]
         for group in groups:
             behind = version - min(answer.oldest_version for answer in group.answers)
@@ -65,6 +81,7 @@ class RolloutFeed:
             temperature=self._settings.temperature,
             max_tokens=self._settings.max_answer_tokens,
             seed=sampling_seed(self._seed, prompt.uid),
+            max_repeats=self._settings.max_repeats,
         )
         return self._pool.submit(prompt, sampling)
 

@@ -7,9 +7,8 @@ No Ray, vLLM, DeepSpeed or torch here: launch.py builds the collaborators and ha
 from rex_rl.advantage import train_groups
 from rex_rl.canaries import CanaryWatch
 from rex_rl.config_schema import GrpoConfig
-from rex_rl.feed import RolloutFeed
 from rex_rl.heldout import HeldOut
-from rex_rl.interfaces import Learner, Progress, RewardPool, WeightSync
+from rex_rl.interfaces import Feed, Learner, Progress, RewardPool, WeightSync
 from rex_rl.run_log import RunLog, StepTimer
 from rex_rl.schedule import due, learning_rate_factor
 from rex_rl.step_metrics import grpo_metrics
@@ -18,7 +17,7 @@ from rex_rl.step_metrics import grpo_metrics
 def train(
     config: GrpoConfig,
     *,
-    feed: RolloutFeed,
+    feed: Feed,
     rewards: RewardPool,
     canaries: CanaryWatch,
     learner: Learner,
@@ -46,7 +45,8 @@ def train(
             sent = sync.publish(version=step)  # returns when every engine confirmed `step`
         feed.open(version=step)  # only now: no answer is born stale
 
-        metrics = grpo_metrics(groups, scores, learned) | dict(sent) | canaries.metrics(step)
+        metrics = grpo_metrics(groups, scores, learned, max_answer_tokens=config.max_answer_tokens)
+        metrics |= dict(sent) | canaries.metrics(step)
         log.step("grpo", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
         progress.after_step(step, learner)  # checkpoints; ends the run here when it was asked to
         if due(step, every=config.eval_every, last=config.num_steps):

@@ -22,6 +22,16 @@ class RolloutPool(Protocol):
         """Forget submitted prompts whose groups nobody will ask for."""
 
 
+class Feed(Protocol):
+    """The way of prompts through rollout, a step's groups at a time."""
+
+    def open(self, version: int) -> None:
+        """Dispatch what may be under way while version `version` is served, after as many steps."""
+
+    def take(self, version: int) -> list[Group]:
+        """Wait for the groups of step `version`, counted from 0."""
+
+
 class RewardPool(Protocol):
     """Workers that score groups."""
 

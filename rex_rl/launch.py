@@ -19,6 +19,7 @@ from rex_rl.comparison import control_config
 from rex_rl.config import Config, GrpoConfig, SftConfig, Stage
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
+from rex_rl.dynamic_sampling import with_dynamic_sampling
 from rex_rl.errors import LearnerLostError
 from rex_rl.evaluation import evaluate
 from rex_rl.feed import RolloutFeed
@@ -179,7 +180,15 @@ class _Stage:
         self._cluster.learner.begin_grpo(str(model), settings)
         stream = PromptStream(records=self._data.train, seed=self._config.seed + 1)
         with contextlib.closing(RolloutFeed(self._cluster.rollouts, stream, settings, seed=self._config.seed)) as feed:
-            grpo.train(settings, feed=feed, rewards=self._cluster.rewards, canaries=self._canaries, **shared)
+            through = with_dynamic_sampling(feed, self._cluster.rewards, shared.pop("learner"), settings)
+            grpo.train(
+                settings,
+                feed=through.feed,
+                rewards=through.rewards,
+                learner=through.learner,
+                canaries=self._canaries,
+                **shared,
+            )
 
 
 def predict(model: Path, question: Record, max_answer_tokens: int) -> Prediction:

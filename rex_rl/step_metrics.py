@@ -8,18 +8,22 @@ from rex_rl.advantage import STD_FLOOR
 from rex_rl.types import FinishReason, Group, Mean, Scores
 
 
-def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Mapping[str, Mean]) -> dict[str, float]:
+def grpo_metrics(
+    groups: Sequence[Group], scores: Sequence[Scores], learned: Mapping[str, Mean], *, max_answer_tokens: int
+) -> dict[str, float]:
     """Metrics of one GRPO step: rewards over all answers, spreads within groups, completions, what the learner says.
 
     Where the step has several tasks, rewards stand once more by task: `reward/<task>`, `rewards/<term>/<task>`.
 
     `reward_std` is the mean over groups of the standard deviation inside a group; `frac_reward_zero_std` the share of
-    groups that taught nothing by their total because all answers earned the same.
+    groups that taught nothing by their total because all answers earned the same. `looped_saved_tokens` are those the
+    given up answers did not write, had each run to its limit as loops do.
     """
     total_PG = np.stack([one.total_G for one in scores])
     std_P = total_PG.std(axis=1)
     answers = [answer for group in groups for answer in group.answers]
     lengths_N = np.array([answer.tokens_T.size for answer in answers])
+    is_looped_N = np.array([answer.finish_reason is FinishReason.LOOPED for answer in answers])
     metrics = {
         "reward": float(total_PG.mean()),
         "reward_std": float(std_P.mean()),
@@ -29,6 +33,8 @@ def grpo_metrics(groups: Sequence[Group], scores: Sequence[Scores], learned: Map
         "completions/clipped_ratio": float(
             np.mean([answer.finish_reason is FinishReason.LENGTH for answer in answers])
         ),
+        "completions/looped_ratio": float(is_looped_N.mean()),
+        "completions/looped_saved_tokens": float((max_answer_tokens - lengths_N[is_looped_N]).sum()),
         "completions/mean_shapes": float(np.mean([len(shapes.labels) for one in scores for shapes in one.shapes_G])),
         "completions/fault_ratio": float(np.mean([bool(shapes.faults) for one in scores for shapes in one.shapes_G])),
     }

@@ -77,13 +77,16 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How answers are drawn. Training uses top_p 1 and no top_k, so these four numbers say it all."""
+    """How answers are drawn. Training uses top_p 1 and no top_k, so these numbers say it all."""
 
     num_answers: int
     temperature: float
     """0 is greedy."""
     max_tokens: int
     seed: int
+    """Answer i of a prompt is drawn with seed + i, whatever becomes of the others."""
+    max_repeats: int = 0
+    """Near-repeats in a row (see `rex_rl.repeats`) at which an answer is given up; 0 never does."""
 
 
 class FinishReason(StrEnum):
@@ -93,6 +96,8 @@ class FinishReason(StrEnum):
     """The model said the end token, which is the answer's last token."""
     LENGTH = "length"
     """The token limit cut it: a truncated answer."""
+    LOOPED = "looped"
+    """It was given up while it was written, as it repeated itself: truncated like one that the limit cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

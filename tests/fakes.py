@@ -5,7 +5,7 @@ run share, so that a test can look at the order in which things happened.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +107,10 @@ class FakePool:
 
 
 class FakeRewards:
-    """The longer an answer, the better."""
+    """The longer an answer, the better; but in the groups named `flat`, all alike."""
 
-    def __init__(self, events: list[Event]) -> None:
-        self._events = events
+    def __init__(self, events: list[Event], *, flat: Collection[str] = ()) -> None:
+        self._events, self._flat = events, flat
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
         """One Scores a group."""
@@ -118,7 +118,8 @@ class FakeRewards:
         return [self._score(group) for group in groups]
 
     def _score(self, group: Group) -> Scores:
-        total_G = frozen(np.array([answer.tokens_T.size / 10 for answer in group.answers]))
+        size = 0 if group.prompt.uid in self._flat else 0.1
+        total_G = frozen(np.array([answer.tokens_T.size * size for answer in group.answers]))
         return Scores(
             total_G=total_G,
             terms_G={"f1": total_G},

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import ray
 
-from actors.rollout import RolloutWorker
+from actors.bench_rollout import CountedWorker, image_tokens_computed
 from actors.rollout_pool import RolloutPool
 from actors.worker import FolderWeights
+from rex_rl.batch import IMAGE_TOKEN_PX
 from rex_rl.errors import RolloutError
+from rex_rl.repeats import RepeatWatch
 from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
-from rex_rl.types import Prompt, Sampling
+from rex_rl.tasks import chat_prompt
+from rex_rl.types import Answer, FinishReason, Prompt, Sampling
+from rex_rl.vocabulary import load_vocabulary
 from tests.engines import engine_options, one_thread, only_worker, prompt_for, start_pool
 
 pytestmark = pytest.mark.engine
@@ -23,8 +27,14 @@ NUM_PROMPTS, NUM_ANSWERS = 16, 8
 SAMPLING = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=4, seed=1)
 
 
-class FailingWorker(RolloutWorker):
-    """A worker whose engine can be told to fail at its next step."""
+class FailingWorker(CountedWorker):
+    """A worker whose engine can be told to fail at its next step, or to say little but the same."""
+
+    def say_only(self, *texts: str) -> int:
+        """Sample from these tokens alone; gives how many requests the engine still keeps."""
+        self._engine._allowed_ids = [self._vocabulary.id_of(text) for text in texts]
+        kept = self._engine.call(lambda engine: engine.output_processor)
+        return len(kept.parent_requests) + len(kept.request_states) + len(kept.external_req_ids)
 
     def fail_next_step(self) -> None:
         """Raise once in the middle of an engine step, as a library may."""
@@ -74,3 +84,49 @@ def test_a_failed_step_costs_its_answers_and_nothing_else(pool: RolloutPool, pro
     assert ray.get(only_worker(pool).heartbeat.remote()).num_waiting == 0
     for prompt in prompts[:2]:
         assert len(pool.result(pool.submit(prompt, SAMPLING)).answers) == NUM_ANSWERS
+
+
+def test_answers_that_loop_end_alone(pool: RolloutPool, prompts: list[Prompt], tiny_model: Path) -> None:
+    """Each whole, at the token that decides it; the others, of their group too, say what they would have said."""
+    vocabulary, limit, worker = load_vocabulary(tiny_model), 2, only_worker(pool)
+    free = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=20, seed=1)
+    ray.get(
+        worker.say_only.remote("<5>", "<|box_start|>", "<|box_end|>")
+    )  # each about as likely, by the random weights
+    groups: list[tuple[tuple[Answer, ...], tuple[Answer, ...]]] = []
+    for sampling in (free, replace(free, num_answers=1)):
+        watched = answered(pool, prompts[:4], replace(sampling, max_repeats=limit))
+        groups += zip(watched, answered(pool, prompts[:4], sampling), strict=True)
+    for short, whole in [pair for ours, theirs in groups for pair in zip(ours, theirs, strict=True)]:
+        length, watch = short.tokens_T.size, RepeatWatch(vocabulary, limit=limit)
+        assert short.tokens_T.tolist() == whole.tokens_T[:length].tolist()
+        assert short.logprobs_T == pytest.approx(whole.logprobs_T[:length], abs=1e-5)
+        assert short.versions_T.tolist() == [0] * length
+        assert not any(watch.is_looping(short.tokens_T[:i].tolist()) for i in range(1, length))
+        if short.finish_reason is FinishReason.LOOPED:
+            assert watch.is_looping(short.tokens_T.tolist())
+        else:
+            assert length == whole.tokens_T.size
+    reasons = [{answer.finish_reason for answer in ours} for ours, _ in groups]
+    assert {FinishReason.LOOPED, FinishReason.LENGTH} in reasons, "no group in which some loop and some do not"
+    assert ray.get(worker.say_only.remote("<5>")) == 0, "vLLM still keeps something of them"
+
+
+def answered(pool: RolloutPool, prompts: list[Prompt], sampling: Sampling) -> list[tuple[Answer, ...]]:
+    """The answers to prompts that are asked at once."""
+    return [pool.result(ticket).answers for ticket in [pool.submit(prompt, sampling) for prompt in prompts]]
+
+
+def test_a_watched_group_computes_its_image_once(pool: RolloutPool, prompts: list[Prompt], tiny_model: Path) -> None:
+    """It is still one request, whose answers share the prompt; each of them can be ended."""
+    vocabulary, worker = load_vocabulary(tiny_model), only_worker(pool)
+    ray.get(worker.forget.remote())
+    ray.get(worker.watch.remote())
+    answered(pool, prompts[:4], replace(SAMPLING, max_repeats=1))
+    lookups, num_encoded = ray.get(worker.counts.remote())
+    before = vocabulary.encode(chat_prompt(prompts[0].question)).index(vocabulary.image_pad_id)
+    image_tokens = (IMAGE_SIDE_PX // IMAGE_TOKEN_PX) ** 2
+    computed = [image_tokens_computed(hits, before=before, image_tokens=image_tokens) for _, hits in lookups]
+    assert len(computed) == 4 * NUM_ANSWERS
+    assert sum(computed) == 4 * image_tokens
+    assert num_encoded == 4

@@ -26,6 +26,7 @@ def make_feed(
         max_answer_tokens=99,
         max_staleness=max_staleness,
         max_failed_fraction=max_failed_fraction,
+        max_repeats=7,
     )
     return RolloutFeed(pool, STREAM, settings, seed=5)
 
@@ -93,7 +94,7 @@ def test_a_prompt_is_sampled_alike_in_every_run() -> None:
     first, resumed = (dict(pool.submitted) for pool in pools)
     assert [first[uid] for uid in uids(2 * PROMPTS, PROMPTS)] == [resumed[uid] for uid in uids(2 * PROMPTS, PROMPTS)]
     sampling = first[uids(0, 1)[0]]
-    assert (sampling.num_answers, sampling.temperature, sampling.max_tokens) == (3, 0.7, 99)
+    assert (sampling.num_answers, sampling.temperature, sampling.max_tokens, sampling.max_repeats) == (3, 0.7, 99, 7)
     assert len({sampling.seed for sampling in first.values()}) == len(first)
     assert 0 <= sampling_seed(2**32, "x") < 2**32
 

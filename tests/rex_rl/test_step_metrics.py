@@ -14,6 +14,7 @@ def test_the_numbers_of_a_step() -> None:
     """Two groups of two: one with a spread, one in which all earned the same up to rounding."""
     first, second = fakes.group("a", (4, 6)), fakes.group("b", (2, 8))
     second = replace(second, answers=(second.answers[0], fakes.answer(8, reason=FinishReason.LENGTH)))
+    first = replace(first, answers=(fakes.answer(4, reason=FinishReason.LOOPED), first.answers[1]))
     scores = [
         Scores(
             total_G=np.array([1.0, 0.0]),
@@ -28,7 +29,7 @@ def test_the_numbers_of_a_step() -> None:
             shapes_G=(fakes.shapes([(0, 5)]), fakes.shapes([(0, 5)])),
         ),
     ]
-    metrics = grpo_metrics([first, second], scores, {"kl": Mean(total=3.0, count=6.0)})
+    metrics = grpo_metrics([first, second], scores, {"kl": Mean(total=3.0, count=6.0)}, max_answer_tokens=8)
     assert metrics == pytest.approx(
         {
             "reward": 0.4,
@@ -37,6 +38,8 @@ def test_the_numbers_of_a_step() -> None:
             "completions/mean_length": 5.0,
             "completions/max_length": 8.0,
             "completions/clipped_ratio": 0.25,
+            "completions/looped_ratio": 0.25,
+            "completions/looped_saved_tokens": 4.0,
             "completions/mean_shapes": 1.0,
             "completions/fault_ratio": 0.25,
             "rewards/f1/mean": 0.525,
@@ -65,7 +68,7 @@ def test_a_mixed_step_logs_its_rewards_by_task() -> None:
             (0.0, {"f1": np.array([0.0]), "text_similarity": np.array([0.25])}),
         )
     ]
-    metrics = grpo_metrics(groups, scores, {})
+    metrics = grpo_metrics(groups, scores, {}, max_answer_tokens=9)
     by_task = {name: value for name, value in metrics.items() if name.endswith(("/pointing", "/ocr_box"))}
     assert by_task == {
         "reward/pointing": 1.0,
