@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from actors.learner import LearnerRank, Objective, Seat, is_out_of_memory, write_state
+from actors.learner import LearnerRank, Objective, is_out_of_memory, write_state
 from rex_rl.batch import MicroBatch, alone
 from rex_rl.config import LearnerConfig, SftConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.types import Mean, TrainGroup
 from tests import fakes
-from tests.engines import as_batch, prompt_for, start_learner
-
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+from tests.engines import RANK_ENVIRONMENT, as_batch, lone_rank, prompt_for, start_learner
 
 
 def groups(image: Path) -> list[TrainGroup]:
@@ -34,17 +32,11 @@ def groups(image: Path) -> list[TrainGroup]:
 @pytest.fixture
 def rank(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LearnerRank]:
     """A rank at the ZeRO stage asked for, alone in its group."""
-    for name in ENVIRONMENT:
+    for name in RANK_ENVIRONMENT:
         monkeypatch.setenv(name, "before")  # so that it is put back
-    config = LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})
-    rank = LearnerRank(config, bfloat16=False)
-    address, port = "127.0.0.1", rank.meeting_point()[1]
-    rank.connect(Seat(rank=0, num_ranks=1, address=address, port=port, on_gpu=False, backend="gloo", threads=1))
-    rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
-    yield rank
-    import deepspeed
-
-    deepspeed.comm.destroy_process_group()
+    with lone_rank(LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})) as rank:
+        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        yield rank
 
 
 @pytest.fixture
