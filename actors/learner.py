@@ -18,14 +18,14 @@ from ray import ObjectRef
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
 from actors.weights import VISION_PREFIX, Manifest, bucket_digest, fill_buckets
-from rex_rl.batch import MicroBatch, halves
+from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.images import open_image
 from rex_rl.lora import add_adapters
 from rex_rl.loss import PolicyTerms, policy_terms
-from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_group
+from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_questions
 from rex_rl.reference import Forward, adapterless_reference, copied_reference
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Mean, ScoredAnswer, TrainGroup
@@ -214,7 +214,7 @@ class LearnerRank:
 
     def answer_logprobs(self, groups: Sequence[TrainGroup]) -> list[np.ndarray]:
         """[answers] of [T]: log-probabilities the current policy gives to given answers, under mask and temperature."""
-        inputs = self._inputs(groups)
+        inputs = self._inputs([(group,) for group in groups])
         with torch.no_grad():
             logprobs_N = self._forward(inputs).logprobs_N.cpu().numpy()
         lengths = [scored.answer.tokens_T.size for group in groups for scored in group.answers]
@@ -275,7 +275,7 @@ class LearnerRank:
 
     def _loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Mean]]:
         groups = micro_batch.groups
-        inputs = self._inputs(groups)
+        inputs = self._inputs(micro_batch.rows)
         # Before the policy's own pass: the two never hold their memory together, and ZeRO-3 sees whole passes.
         reference_N = None if self._reference is None else self._reference(inputs).logprobs_N
         stats = self._forward(inputs)
@@ -326,14 +326,16 @@ class LearnerRank:
         }
         return torch.from_numpy(np.concatenate([columns[what](one) for one in scored])).float().to(self._device)
 
-    def _inputs(self, groups: Sequence[TrainGroup]) -> ForwardInputs:
+    def _inputs(self, rows: Sequence[Row]) -> ForwardInputs:
         layouts, pixels, grids = [], [], []
-        for group in groups:
-            patches, grid_3 = self._prepare(open_image(group.prompt.record.image, size=group.prompt.record.size))
+        for row in rows:
+            record = row[0].prompt.record
+            patches, grid_3 = self._prepare(open_image(record.image, size=record.size))
+            prompts = [self._vocabulary.encode(chat_prompt(group.prompt.question)) for group in row]
             layouts.append(
-                pack_group(
-                    self._vocabulary.encode(chat_prompt(group.prompt.question)),
-                    [scored.answer.tokens_T for scored in group.answers],
+                pack_questions(
+                    [prompt for prompt, group in zip(prompts, row, strict=True) for _ in group.answers],
+                    [scored.answer.tokens_T for group in row for scored in group.answers],
                     image_token_id=self._vocabulary.image_pad_id,
                     grid_3=grid_3,
                     merge_size=self._prepare.merge_size,

@@ -31,7 +31,7 @@ def image(tmp_path: Path) -> Path:
 
 def step_of(image: Path) -> list[MicroBatch]:
     groups: list[TrainGroup] = as_batch([replace(fakes.group(lengths=(4, 6)), prompt=prompt_for(image, (56, 56)))])
-    return [MicroBatch(groups=tuple(groups))]
+    return [MicroBatch(rows=tuple((group,) for group in groups))]
 
 
 @pytest.fixture
