@@ -89,13 +89,9 @@ class LoraConfig(Section):
     """Matrices of the merger that get one."""
 
     @property
-    def targets(self) -> dict[Part, tuple[str, ...]]:
+    def targets(self) -> dict[str, tuple[str, ...]]:
         """Matrices by part, those parts left out that have none."""
-        named: dict[Part, tuple[str, ...]] = {
-            "language": self.language,
-            "vision": self.vision,
-            "projector": self.projector,
-        }
+        named = {"language": self.language, "vision": self.vision, "projector": self.projector}
         return {part: names for part, names in named.items() if names}
 
 
@@ -138,9 +134,9 @@ class LearnerConfig(Section):
             raise ValueError("zero_optimization.stage should be 0, 1, 2 or 3")
         return block
 
-    def trained_parts(self, frozen: Collection[Part]) -> set[Part]:
+    def trained_parts(self, frozen: Collection[str]) -> set[str]:
         """Parts of the model that have something to train."""
-        parts: Collection[Part] = self.lora.targets if self.lora.rank else get_args(Part)
+        parts: Collection[str] = self.lora.targets if self.lora.rank else get_args(Part)
         return set(parts) - set(frozen)
 
 
