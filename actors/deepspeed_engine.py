@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rex_rl.config import LearnerConfig, OptimiserConfig
-from rex_rl.errors import NonFiniteError
+from rex_rl.errors import ConfigError, NonFiniteError
 from rex_rl.lora import base_weights
 from rex_rl.model import ForwardInputs, answer_stats
 
@@ -188,7 +188,16 @@ class LearnerEngine:
         return max((int(moments["step"]) for moments in self._adam().state.values() if "step" in moments), default=0)
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks."""
+        """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks.
+
+        Raises:
+            ConfigError: something else was trained then.
+        """
+        missing = [name for name, _ in self._trained() if f"weight/{name}" not in state]
+        if missing:
+            raise ConfigError(
+                f"the checkpoint holds no {missing[0]}: learner.lora or the frozen parts were others then"
+            )
         self._prepare_moments()
         for name, parameter in self._trained():
             self._write(parameter, None, state[f"weight/{name}"])

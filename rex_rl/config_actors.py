@@ -76,7 +76,7 @@ class LoraConfig(Section):
     """Low-rank adapters: they alone are trained, and merged into the weights that engines and model folders get."""
 
     rank: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Rank of an adapter; 0 trains the weights themselves. Learning rates are the parts' own: about ten times those."""
+    """Rank of an adapter; 0 trains the weights themselves. Adapters want about ten times their learning rates."""
     alpha: Annotated[float, Field(gt=0, le=4096)] = 32.0
     """An adapter counts alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -84,9 +84,9 @@ class LoraConfig(Section):
     language: Annotated[tuple[LanguageMatrix, ...], FROM_YAML] = get_args(LanguageMatrix)
     """Matrices of each language layer that get an adapter."""
     vision: Annotated[tuple[VisionMatrix, ...], FROM_YAML] = ()
-    """Matrices of each layer of the vision tower that get one; with none, engines keep their image caches at a sync."""
+    """Matrices of each layer of the vision tower that get one."""
     projector: Annotated[tuple[ProjectorMatrix, ...], FROM_YAML] = ()
-    """Matrices of the merger that get one."""
+    """Matrices of the merger that get one; with none here and in `vision`, engines keep encoded images at a sync."""
 
     @property
     def targets(self) -> dict[str, tuple[str, ...]]:

@@ -22,7 +22,7 @@ def copied_reference(
 ) -> Forward:
     """A second network from the policy's folder. Offloaded, it lies in host memory and visits the device for a pass."""
     network = load_policy(folder, dtype=dtype).eval().requires_grad_(False)
-    tensors = [*network.parameters(), *network.buffers()]
+    tensors = [*network.parameters(), *network.buffers()] if offloaded else []
     if not offloaded:
         network.to(device)
     elif device.type == "cuda":

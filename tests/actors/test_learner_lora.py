@@ -14,6 +14,7 @@ from actors.learner import LearnerRank, Objective
 from rex_rl.batch import MicroBatch
 from rex_rl.config import GrpoConfig, LearnerConfig, LoraConfig, SftConfig
 from rex_rl.config_schema import GrpoRates, SftRates
+from rex_rl.errors import ConfigError
 from rex_rl.model import load_policy
 from rex_rl.types import TrainGroup
 from tests import fakes
@@ -92,6 +93,10 @@ def test_adapters_alone_are_trained_and_the_merged_weights_leave(
     assert all(torch.equal(tensor, after[name]) for name, tensor in weights(rank).items())
     rank.step(batch, 1.0)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(rank).items())
+    rank._config = LearnerConfig(deepspeed=rank._config.deepspeed)
+    begin_sft(rank, tiny_model)
+    with pytest.raises(ConfigError, match=r"holds no model\.visual\.\S+: learner\.lora"):
+        rank.load_state(str(tmp_path / "state.safetensors"))
 
 
 @pytest.mark.engine
