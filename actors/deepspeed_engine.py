@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from rex_rl.config import LearnerConfig, OptimiserConfig
-from rex_rl.errors import NonFiniteError
+from rex_rl.errors import ConfigError, NonFiniteError
+from rex_rl.lora import base_weights
 from rex_rl.model import ForwardInputs, answer_stats
 
 PARTS = ("vision", "projector", "language")
@@ -94,7 +95,7 @@ class LearnerEngine:
         self._rates = optimiser.learning_rate
         self.policy = policy
         for name, parameter in policy.named_parameters():
-            parameter.requires_grad = part_of(name) not in optimiser.frozen
+            parameter.requires_grad = parameter.requires_grad and part_of(name) not in optimiser.frozen
         groups = [
             {"params": parameters, "lr": getattr(self._rates, part), "part": part}
             for part in PARTS
@@ -163,27 +164,40 @@ class LearnerEngine:
             group["lr"] = getattr(self._rates, group["part"]) * factor
 
     def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, whole tensor) of every parameter, in order. A collective under ZeRO-3: every rank must iterate."""
+        """(name, whole tensor) of every weight, adapters merged, in order. A collective under ZeRO-3 for all ranks."""
         import deepspeed
 
-        for name, parameter in self.policy.named_parameters():
-            if hasattr(parameter, "ds_id"):
-                with deepspeed.zero.GatheredParameters([parameter]):
-                    yield name, parameter.data.clone()
-            else:
-                yield name, parameter.data
+        for one in base_weights(self.policy):
+            partitioned = [parameter for parameter in (one.weight, *one.factors) if hasattr(parameter, "ds_id")]
+            with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
+                merged = one.merged()
+                yield one.name, merged.clone() if partitioned and not one.factors else merged
 
     def named_state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(key, float32 tensor) of master weights and Adam's state; a collective where ZeRO partitions them."""
         self._prepare_moments()
-        yield _NUM_UPDATES, torch.tensor([max(float(moments["step"]) for moments in self._adam().state.values())])
+        yield _NUM_UPDATES, torch.tensor([float(self.num_updates)])
         for name, parameter in self._trained():
             yield f"weight/{name}", self._read(parameter, None)
             for key in _ADAM_STATES:
                 yield f"{key}/{name}", self._read(parameter, key)
 
+    @property
+    def num_updates(self) -> int:
+        """Updates so far, skipped steps not counted."""
+        return max((int(moments["step"]) for moments in self._adam().state.values() if "step" in moments), default=0)
+
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks."""
+        """Put back what :meth:`named_state` gave, at any ZeRO stage and number of ranks.
+
+        Raises:
+            ConfigError: something else was trained then.
+        """
+        missing = [name for name, _ in self._trained() if f"weight/{name}" not in state]
+        if missing:
+            raise ConfigError(
+                f"the checkpoint holds no {missing[0]}: learner.lora or the frozen parts were others then"
+            )
         self._prepare_moments()
         for name, parameter in self._trained():
             self._write(parameter, None, state[f"weight/{name}"])

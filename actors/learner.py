@@ -18,13 +18,15 @@ from ray import ObjectRef
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
 from actors.weights import VISION_PREFIX, Manifest, bucket_digest, fill_buckets
-from rex_rl.batch import MicroBatch, halves
+from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.images import open_image
+from rex_rl.lora import add_adapters
 from rex_rl.loss import PolicyTerms, policy_terms
-from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_group
+from rex_rl.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_questions
+from rex_rl.reference import Forward, adapterless_reference, copied_reference
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Mean, ScoredAnswer, TrainGroup
 from rex_rl.vocabulary import load_vocabulary
@@ -105,19 +107,31 @@ class LearnerRank:
         policy = load_policy(model_folder, dtype=torch.bfloat16 if self._bfloat16 else torch.float32).to(self._device)
         policy.config.use_cache = False
         policy.train()
+        add_adapters(policy, self._config.lora, frozen=optimiser.frozen)
         if self._config.gradient_checkpointing:
             policy.gradient_checkpointing_enable()
-        self._reference = None
-        if objective.kl_beta > 0:
-            self._reference = (
-                load_policy(model_folder, dtype=policy.dtype).to(self._device).eval().requires_grad_(False)
-            )
         self._objective = objective
         self._vocabulary, self._prepare = load_vocabulary(model_folder), ImagePreparer(model_folder)
         self._allowed_ids = (
             torch.from_numpy(self._vocabulary.sampled_ids).to(self._device) if objective.mask_tokens else None
         )
+        self._reference = self._make_reference(model_folder, policy)
         self._engine = LearnerEngine(policy, learner=self._config, optimiser=optimiser, bfloat16=self._bfloat16)
+
+    def _make_reference(self, model_folder: str, policy: torch.nn.Module) -> Forward | None:
+        grpo = self._objective.grpo
+        if grpo is None or self._objective.kl_beta == 0:
+            return None
+        if grpo.reference == "lora_off":
+            return adapterless_reference(policy, self._forward)
+        return copied_reference(
+            model_folder,
+            dtype=torch.bfloat16 if self._bfloat16 else torch.float32,
+            device=self._device,
+            offloaded=grpo.reference == "offloaded",
+            temperature=self._objective.temperature,
+            allowed_ids=self._allowed_ids,
+        )
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate_factor: float) -> Mapping[str, Mean]:
         """One optimizer step over this rank's micro-batches, in halves where memory does not suffice.
@@ -128,6 +142,8 @@ class LearnerRank:
             BrokenWeightsError: the same, and the weights are why.
         """
         self._engine.set_learning_rate(learning_rate_factor)
+        # Adapters' dropout, the only chance in a step: a resumed run draws what the one before would have.
+        torch.manual_seed(self._engine.num_updates * self._seat.num_ranks + self._seat.rank)
         plan, num_splits = list(micro_batches), 0
         while (passed := self._pass_through(plan)) is None:
             plan, num_splits = [half for micro_batch in plan for half in halves(micro_batch)], num_splits + 1
@@ -198,7 +214,7 @@ class LearnerRank:
 
     def answer_logprobs(self, groups: Sequence[TrainGroup]) -> list[np.ndarray]:
         """[answers] of [T]: log-probabilities the current policy gives to given answers, under mask and temperature."""
-        inputs = self._inputs(groups)
+        inputs = self._inputs([(group,) for group in groups])
         with torch.no_grad():
             logprobs_N = self._forward(inputs).logprobs_N.cpu().numpy()
         lengths = [scored.answer.tokens_T.size for group in groups for scored in group.answers]
@@ -259,14 +275,16 @@ class LearnerRank:
 
     def _loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Mean]]:
         groups = micro_batch.groups
-        inputs = self._inputs(groups)
+        inputs = self._inputs(micro_batch.rows)
+        # Before the policy's own pass: the two never hold their memory together, and ZeRO-3 sees whole passes.
+        reference_N = None if self._reference is None else self._reference(inputs).logprobs_N
         stats = self._forward(inputs)
         weights_N = self._per_token(groups, "weight")
         if self._objective.name == "sft":
             loss_N = -stats.logprobs_N
             metrics = {"loss": (loss_N, weights_N > 0), "entropy": (stats.entropy_N, weights_N > 0)}
         else:
-            terms = self._policy_terms(groups, inputs, stats)
+            terms = self._policy_terms(groups, reference_N, stats)
             loss_N = terms.loss_N
             counted_N = weights_N > 0
             metrics = {
@@ -284,11 +302,9 @@ class LearnerRank:
         }
         return (loss_N * weights_N).sum(), reduced
 
-    def _policy_terms(self, groups: Sequence[TrainGroup], inputs: ForwardInputs, stats: TokenStats) -> PolicyTerms:
-        reference_N = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference_N = self._stats_of(self._reference, inputs).logprobs_N
+    def _policy_terms(
+        self, groups: Sequence[TrainGroup], reference_N: torch.Tensor | None, stats: TokenStats
+    ) -> PolicyTerms:
         assert self._objective.grpo is not None
         lengths = [scored.answer.tokens_T.size for group in groups for scored in group.answers]
         return policy_terms(
@@ -310,14 +326,16 @@ class LearnerRank:
         }
         return torch.from_numpy(np.concatenate([columns[what](one) for one in scored])).float().to(self._device)
 
-    def _inputs(self, groups: Sequence[TrainGroup]) -> ForwardInputs:
+    def _inputs(self, rows: Sequence[Row]) -> ForwardInputs:
         layouts, pixels, grids = [], [], []
-        for group in groups:
-            patches, grid_3 = self._prepare(open_image(group.prompt.record.image, size=group.prompt.record.size))
+        for row in rows:
+            record = row[0].prompt.record
+            patches, grid_3 = self._prepare(open_image(record.image, size=record.size))
+            prompts = [self._vocabulary.encode(chat_prompt(group.prompt.question)) for group in row]
             layouts.append(
-                pack_group(
-                    self._vocabulary.encode(chat_prompt(group.prompt.question)),
-                    [scored.answer.tokens_T for scored in group.answers],
+                pack_questions(
+                    [prompt for prompt, group in zip(prompts, row, strict=True) for _ in group.answers],
+                    [scored.answer.tokens_T for group in row for scored in group.answers],
                     image_token_id=self._vocabulary.image_pad_id,
                     grid_3=grid_3,
                     merge_size=self._prepare.merge_size,
@@ -332,11 +350,6 @@ class LearnerRank:
             inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids
         )
         return TokenStats(logprobs_N=logprobs_N, entropy_N=entropy_N)
-
-    def _stats_of(self, network: torch.nn.Module, inputs: ForwardInputs) -> TokenStats:
-        from rex_rl.model import answer_stats
-
-        return answer_stats(network, inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from actors.identity import Identity
 from actors.learner import Objective
 from actors.weights import Manifest
-from rex_rl.batch import alone, plan_micro_batches
+from rex_rl.batch import plan_micro_batches
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig, SftConfig
 from rex_rl.errors import CheckpointError, LearnerLostError
 from rex_rl.types import Group, Mean, Scores, TrainGroup
@@ -72,10 +72,11 @@ class RayLearner:
     def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
         """One optimizer step over all groups, shared among the ranks; metrics are joined over ranks."""
         plan = plan_micro_batches(
-            groups if self._config.prefix_sharing else alone(groups),
+            groups,
             num_ranks=len(self.ranks),
             token_budget=self._config.micro_batch_tokens,
             num_at_least=self._num_pieces,
+            prefix_sharing=self._config.prefix_sharing,
         )
         refs = [rank.step.remote(part, learning_rate_factor) for rank, part in zip(self.ranks, plan, strict=True)]
         joined: dict[str, Mean] = {}

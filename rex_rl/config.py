@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +24,7 @@ from rex_rl.config_actors import (
     EvaluationConfig,
     GuardsConfig,
     LearnerConfig,
+    LoraConfig,
     RewardWorkersConfig,
     RolloutConfig,
     WandbConfig,
@@ -40,7 +41,6 @@ from rex_rl.config_schema import (
     LocalPath,
     ModelConfig,
     OptimiserConfig,
-    Part,
     Section,
     Seed,
     SftConfig,
@@ -58,6 +58,7 @@ __all__ = [
     "GuardsConfig",
     "KeyDoc",
     "LearnerConfig",
+    "LoraConfig",
     "ModelConfig",
     "OptimiserConfig",
     "RewardConfig",
@@ -134,8 +135,11 @@ class Config(Section):
     def _check_stage(self, stage: Stage) -> None:
         settings = self.optimiser(stage)
         items_key = {"sft": "sft.batch_size", "grpo": "grpo.prompts_per_step"}[stage]
-        if set(settings.frozen) == set(get_args(Part)):
-            raise ValueError(f"{stage}.frozen = {yaml_text(settings.frozen)}: leaves nothing to train")
+        if not self.learner.trained_parts(settings.frozen):
+            adapted = (
+                f", as learner.lora adapts {yaml_text(tuple(lora.targets))}" if (lora := self.learner.lora).rank else ""
+            )
+            raise ValueError(f"{stage}.frozen = {yaml_text(settings.frozen)}: leaves nothing to train{adapted}")
         if len(set(settings.frozen)) != len(settings.frozen):
             raise ValueError(f"{stage}.frozen = {yaml_text(settings.frozen)}: names a part twice")
         if settings.batch_items < self.learner.num_ranks:
@@ -152,6 +156,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_answers(self) -> Self:
         check_grpo(self.grpo)
+        if self.grpo.reference == "lora_off" and self.learner.lora.rank == 0:
+            raise ValueError("grpo.reference = lora_off: needs adapters to switch off, so learner.lora.rank above 0")
         limits = {"evaluation.max_answer_tokens": self.evaluation.max_answer_tokens}
         if "grpo" in self.stages:
             limits["grpo.max_answer_tokens"] = self.grpo.max_answer_tokens

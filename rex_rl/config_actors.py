@@ -1,11 +1,11 @@
 """Where a run runs: the configuration of engines, reward workers, learner, cluster, evaluation and logging."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from rex_rl.config_schema import Count, Section, ShownType
+from rex_rl.config_schema import FROM_YAML, Count, Part, Section, ShownType
 
 Cores = Annotated[float, Field(gt=0, le=1024)]
 Gpus = Annotated[float, Field(ge=0, le=1024)]
@@ -67,6 +67,34 @@ class RewardWorkersConfig(Section):
     """CPU cores a worker reserves on the cluster."""
 
 
+LanguageMatrix = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VisionMatrix = Literal["qkv", "proj", "gate_proj", "up_proj", "down_proj"]
+ProjectorMatrix = Literal["mlp.0", "mlp.2"]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters: they alone are trained, and merged into the weights that engines and model folders get."""
+
+    rank: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Rank of an adapter; 0 trains the weights themselves. Adapters want about ten times their learning rates."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32.0
+    """An adapter counts alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs dropped while learning: above 0, learner and engines differ in log-probabilities."""
+    language: Annotated[tuple[LanguageMatrix, ...], FROM_YAML] = get_args(LanguageMatrix)
+    """Matrices of each language layer that get an adapter."""
+    vision: Annotated[tuple[VisionMatrix, ...], FROM_YAML] = ()
+    """Matrices of each layer of the vision tower that get one."""
+    projector: Annotated[tuple[ProjectorMatrix, ...], FROM_YAML] = ()
+    """Matrices of the merger that get one; with none here and in `vision`, engines keep encoded images at a sync."""
+
+    @property
+    def targets(self) -> dict[str, tuple[str, ...]]:
+        """Matrices by part, those parts left out that have none."""
+        named = {"language": self.language, "vision": self.vision, "projector": self.projector}
+        return {part: names for part, names in named.items() if names}
+
+
 class LearnerConfig(Section):
     """The DeepSpeed learner: one actor a rank, the same for SFT and GRPO."""
 
@@ -85,9 +113,11 @@ class LearnerConfig(Section):
     max_losses_in_row: Annotated[int, Field(ge=0)] = 3
     """Deaths of a rank that the run survives without a new checkpoint between them."""
     prefix_sharing: bool = True
-    """Forward a prompt and its image once per group; false does it once per answer, as a check and a baseline."""
+    """Forward a prompt and its image once per group (SFT: an image once for all its records in a micro-batch); false
+    does it once per answer, as a check and a baseline."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
+    lora: LoraConfig = LoraConfig()
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives between ranks; `auto` is nccl with GPUs, gloo without."""
     deepspeed: Annotated[dict[str, Any], ShownType("DeepSpeed JSON")] = Field(
@@ -105,6 +135,11 @@ class LearnerConfig(Section):
         if not isinstance(zero, Mapping) or zero.get("stage", 0) not in (0, 1, 2, 3):
             raise ValueError("zero_optimization.stage should be 0, 1, 2 or 3")
         return block
+
+    def trained_parts(self, frozen: Collection[str]) -> set[str]:
+        """Parts of the model that have something to train."""
+        parts: Collection[str] = self.lora.targets if self.lora.rank else get_args(Part)
+        return set(parts) - set(frozen)
 
 
 class ClusterConfig(Section):

@@ -282,6 +282,9 @@ class GrpoConfig(OptimiserConfig):
     1 / (answers * max_answer_tokens), so that no answer's length changes another's weight (dr_grpo)."""
     kl_beta: Annotated[float, Field(ge=0, le=10)] = 0.01
     """Weight of the KL term against the model GRPO started from (paper: 0.01); 0 keeps no reference."""
+    reference: Literal["copy", "offloaded", "lora_off"] = "copy"
+    """The model GRPO started from, for the KL: a `copy` beside the policy; the same `offloaded` to host memory but for
+    its pass; or the policy without its adapters (`lora_off`, with learner.lora), which takes no memory."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Schulman's: the log ratio, half its square, exp(-k1) + k1 - 1 (paper). In the loss only k2 has the KL's own
     gradient (k1's averages to zero); in the reward k1 has, and is what `kl_in: reward` sets."""

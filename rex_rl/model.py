@@ -5,6 +5,7 @@ Axes: B groups side by side, S tokens of the longest packed sequence, N answer t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,10 +99,25 @@ def pack_group(
     prompt: Sequence[int], answers: Sequence[np.ndarray], *, image_token_id: int, grid_3: np.ndarray, merge_size: int
 ) -> GroupLayout:
     """Lay out one group: the prompt's image token widened to its grid, the answers behind it."""
+    prompts = [prompt] * len(answers)
+    return pack_questions(prompts, answers, image_token_id=image_token_id, grid_3=grid_3, merge_size=merge_size)
+
+
+def pack_questions(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[np.ndarray],
+    *,
+    image_token_id: int,
+    grid_3: np.ndarray,
+    merge_size: int,
+) -> GroupLayout:
+    """Lay out answers to prompts about one image: what all prompts begin with, then the rest of each and its answer."""
     rows, columns = int(grid_3[1]) // merge_size, int(grid_3[2]) // merge_size
-    tokens_P = widen_prompt(prompt, image_token_id=image_token_id, num_image_tokens=rows * columns)
+    begin = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))]
+    tokens_P = widen_prompt(begin, image_token_id=image_token_id, num_image_tokens=rows * columns)
     positions_3P = prompt_positions(tokens_P, image_token_id=image_token_id, grid_rows=rows, grid_columns=columns)
-    return lay_out_group(tokens_P, positions_3P, answers)
+    leads = [np.array(prompt[len(begin) :], dtype=np.int64) for prompt in prompts]
+    return lay_out_group(tokens_P, positions_3P, answers, leads)
 
 
 def collate(

@@ -8,7 +8,7 @@ Axes: P prompt tokens (image included), T tokens of an answer, G answers of a gr
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,32 @@ def parameters_by_part(shape: ModelShape) -> dict[str, int]:
     }
 
 
+def adapter_parameters(shape: ModelShape, matrices: Mapping[str, Collection[str]], *, rank: int) -> dict[str, int]:
+    """Parameters of adapters of a rank, by part, on the named matrices: a matrix of [out, in] takes rank (out + in).
+
+    >>> three = shape_from_json(QWEN2_5_VL_3B)
+    >>> adapter_parameters(three, {"language": ["q_proj", "k_proj"]}, rank=16)
+    {'language': 3686400}
+    """
+    width, wide = shape.hidden, shape.intermediate
+    sides = {"gate_proj": (width, wide), "up_proj": (width, wide), "down_proj": (wide, width)}
+    attention = {"q_proj": (width, width), "o_proj": (width, width)}
+    attention |= dict.fromkeys(("k_proj", "v_proj"), (width, shape.key_value_width))
+    eyes, eyes_wide = shape.vision_hidden, shape.vision_intermediate
+    vision = {"qkv": (eyes, 3 * eyes), "proj": (eyes, eyes), "down_proj": (eyes_wide, eyes)}
+    vision |= dict.fromkeys(("gate_proj", "up_proj"), (eyes, eyes_wide))
+    merged = PATCHES_PER_TOKEN * eyes
+    parts = {
+        "language": (shape.layers, sides | attention),
+        "vision": (shape.vision_layers, vision),
+        "projector": (1, {"mlp.0": (merged, merged), "mlp.2": (merged, width)}),
+    }
+    return {
+        part: parts[part][0] * rank * sum(sum(parts[part][1][name]) for name in names)
+        for part, names in matrices.items()
+    }
+
+
 def _layer_parameters(shape: ModelShape) -> int:
     """Query, key and value with bias, output without; three matrices of the MLP; two norms."""
     query, key = shape.hidden * (shape.hidden + 1), shape.key_value_width * (shape.hidden + 1)
@@ -206,16 +232,21 @@ class Work:
         """All of it."""
         return self.vision + self.layers + self.logits
 
-    def trained(self, *, checkpointing: bool, train_vision: bool) -> float:
+    def trained(self, *, checkpointing: bool, train_vision: bool, adapters: bool = False) -> float:
         """Forward and backward (twice the forward); logits are always made again, layers under checkpointing.
+
+        With adapters the backward pass costs one forward: no gradients of the matrices, and adapters' own are small.
 
         >>> Work(vision=1.0, layers=10.0, logits=2.0).trained(checkpointing=False, train_vision=True)
         41.0
         >>> Work(vision=1.0, layers=10.0, logits=2.0).trained(checkpointing=True, train_vision=False)
         49.0
+        >>> Work(vision=1.0, layers=10.0, logits=2.0).trained(checkpointing=False, train_vision=False, adapters=True)
+        27.0
         """
-        layers = 4 if checkpointing else 3
-        return self.vision * (layers if train_vision else 1) + self.layers * layers + self.logits * 4
+        backward = 1 if adapters else 2
+        layers = (2 if checkpointing else 1) + backward
+        return self.vision * (layers if train_vision else 1) + self.layers * layers + self.logits * (2 + backward)
 
 
 def group_work(shape: ModelShape, *, image_tokens: int, prompt_tokens: int, answers: list[int], shared: bool) -> Work:

@@ -32,6 +32,8 @@ from rex_rl.plan_memory import (
     Lengths,
     all_parameters,
     learner_memory,
+    row_answers,
+    rows_of_step,
     weight_bytes,
 )
 
@@ -151,7 +153,8 @@ def learn_flops(config: Config, stage: Stage, shape: ModelShape, lengths: Length
     work, times = _step_work(config, stage, shape, lengths)
     trained = work.trained(
         checkpointing=config.learner.gradient_checkpointing,
-        train_vision="vision" not in config.optimiser(stage).frozen,
+        train_vision="vision" in config.learner.trained_parts(config.optimiser(stage).frozen),
+        adapters=config.learner.lora.rank > 0,
     )
     has_reference = stage == "grpo" and config.grpo.kl_beta > 0
     return times * (trained + (work.forward if has_reference else 0.0))
@@ -202,7 +205,7 @@ def _on(gpu: Gpu, config: Config, shape: ModelShape, lengths: Lengths, learner: 
 
 def _step_work(config: Config, stage: Stage, shape: ModelShape, lengths: Lengths) -> tuple[Work, int]:
     """(a forward pass of one packed sequence, how many of them a step has)."""
-    group_size = config.grpo.group_size if stage == "grpo" else 1
+    group_size = row_answers(config, stage)
     room = max(lengths.answer, config.learner.micro_batch_tokens - lengths.prompt)
     in_part = min(group_size, room // lengths.answer)
     num_parts = math.ceil(group_size / in_part)
@@ -213,7 +216,7 @@ def _step_work(config: Config, stage: Stage, shape: ModelShape, lengths: Lengths
         answers=[lengths.answer] * math.ceil(group_size / num_parts),
         shared=True,
     )
-    return work, num_parts * config.optimiser(stage).batch_items
+    return work, num_parts * rows_of_step(config, stage)
 
 
 def _gpu_share(num_gpus: float) -> float:
@@ -222,11 +225,12 @@ def _gpu_share(num_gpus: float) -> float:
 
 
 def _assumptions(config: Config, lengths: Lengths) -> tuple[str, ...]:
+    shared_by = "a group" if config.learner.prefix_sharing else "an answer"
     return (
         f"a group: {lengths.image} image tokens, {lengths.text} of text, answers of {lengths.answer} tokens; "
-        f"prompt and image computed once a group in engine and learner (prefix shared)",
+        f"prompt and image computed once a group in the engine, once {shared_by} in the learner",
         "operations: 2 a weight and token, 4 a (query, key) pair and channel, the vision tower counted; backward twice "
-        "the forward, one more forward of the layers under gradient checkpointing",
+        "the forward (once with adapters), one more forward of the layers under gradient checkpointing",
         f"learner {LEARNER_MFU:.0%} of the GPU's {config.model.dtype} peak, prefill {PREFILL_MFU:.0%}; decoding "
         f"{DECODE_BANDWIDTH_SHARE:.0%} of memory bandwidth (weights once and keys and values of every answer a step), "
         f"plus {ENGINE_STEP_S * 1e3:g} ms a step",

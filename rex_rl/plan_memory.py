@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from rex_rl.config import Config, Stage
-from rex_rl.model_costs import PATCHES_PER_TOKEN, ModelShape, parameters_by_part
+from rex_rl.model_costs import PATCHES_PER_TOKEN, ModelShape, adapter_parameters, parameters_by_part
 
 GIB = 2**30
 LOGIT_CHUNK_TOKENS = 4096
@@ -54,27 +54,27 @@ def learner_memory(config: Config, shape: ModelShape, lengths: Lengths) -> Learn
     learner, width = config.learner, weight_bytes(config)
     zero = int(learner.deepspeed.get("zero_optimization", {}).get("stage", 0))
     trained = max(_trained_parameters(config, stage, shape) for stage in config.stages)
+    held = all_parameters(shape) + (trained if learner.lora.rank else 0)
     weights, gradients, optimiser = state_bytes(
-        all_parameters(shape), trained, width=width, zero_stage=zero, num_ranks=learner.num_ranks
+        held, trained, width=width, zero_stage=zero, num_ranks=learner.num_ranks
     )
-    has_reference = "grpo" in config.stages and config.grpo.kl_beta > 0
     table = shape.vocabulary * shape.hidden
     micro = max((_micro_batch(config, stage, lengths) for stage in config.stages), key=lambda size: size.tokens)
     logits = min(micro.answer_tokens, LOGIT_CHUNK_TOKENS) * shape.vocabulary * 4 * LOGIT_COPIES
+    activations = activation_bytes(
+        shape,
+        num_tokens=micro.tokens,
+        image_tokens=micro.images * lengths.image,
+        width=width,
+        checkpointing=learner.gradient_checkpointing,
+    )
     return LearnerMemory(
         weights=weights / GIB,
         gradients=gradients / GIB,
         optimiser=optimiser / GIB,
         gathered=table * width / GIB if zero == 3 else 0.0,
-        reference=all_parameters(shape) * width / GIB if has_reference else 0.0,
-        activations=activation_bytes(
-            shape,
-            num_tokens=micro.tokens,
-            image_tokens=micro.images * lengths.image,
-            width=width,
-            checkpointing=learner.gradient_checkpointing,
-        )
-        / GIB,
+        reference=_reference_bytes(config, shape, activations) / GIB,
+        activations=activations / GIB,
         logits=logits / GIB,
     )
 
@@ -118,11 +118,32 @@ def activation_bytes(shape: ModelShape, *, num_tokens: int, image_tokens: int, w
     return inputs * width + max(language, vision)
 
 
+def _reference_bytes(config: Config, shape: ModelShape, activations: int) -> int:
+    """What KL's reference takes; an offloaded one is there only while the policy keeps no activations."""
+    if "grpo" not in config.stages or config.grpo.kl_beta == 0:
+        return 0
+    whole = all_parameters(shape) * weight_bytes(config)
+    return {"copy": whole, "offloaded": max(0, whole - activations), "lora_off": 0}[config.grpo.reference]
+
+
+def row_answers(config: Config, stage: Stage) -> int:
+    """Answers behind one prompt and image in the learner: a group's, or one where the prefix is not shared.
+
+    Records of SFT are taken to have an image each.
+    """
+    return config.grpo.group_size if stage == "grpo" and config.learner.prefix_sharing else 1
+
+
+def rows_of_step(config: Config, stage: Stage) -> int:
+    """Prompts that the learner forwards in a step, before the token budget cuts any group."""
+    answers = config.grpo.group_size if stage == "grpo" else 1
+    return config.optimiser(stage).batch_items * answers // row_answers(config, stage)
+
+
 def _micro_batch(config: Config, stage: Stage, lengths: Lengths) -> "_MicroSize":
     """A full micro-batch: as many groups side by side as fit the budget, or a part of one that does not."""
-    group_size = config.grpo.group_size if stage == "grpo" else 1
-    packed = lengths.prompt + group_size * lengths.answer
-    items = math.ceil(config.optimiser(stage).batch_items / config.learner.num_ranks)
+    packed = lengths.prompt + row_answers(config, stage) * lengths.answer
+    items = math.ceil(rows_of_step(config, stage) / config.learner.num_ranks)
     rows = min(items, max(1, config.learner.micro_batch_tokens // packed))
     largest = max(config.learner.micro_batch_tokens, lengths.prompt + lengths.answer)
     tokens = min(rows * packed, largest)
@@ -142,8 +163,9 @@ def all_parameters(shape: ModelShape) -> int:
 
 
 def _trained_parameters(config: Config, stage: Stage, shape: ModelShape) -> int:
-    frozen = config.optimiser(stage).frozen
-    return sum(count for part, count in parameters_by_part(shape).items() if part not in frozen)
+    lora, trained = config.learner.lora, config.learner.trained_parts(config.optimiser(stage).frozen)
+    counts = adapter_parameters(shape, lora.targets, rank=lora.rank) if lora.rank else parameters_by_part(shape)
+    return sum(count for part, count in counts.items() if part in trained)
 
 
 def weight_bytes(config: Config) -> int:

@@ -1,7 +1,8 @@
 """Layout of a group in one sequence: `prompt + answer_1 + .. + answer_G`, the image forwarded once.
 
 Answers see the prompt and themselves only, and each continues from the prompt's largest position plus one, so
-every answer token gets the same hidden state as if its answer stood alone after the prompt (DESIGN point 6).
+every answer token gets the same hidden state as if its answer stood alone after the prompt (DESIGN point 6). Several
+questions about one image share what stands before them; each then begins its answer's branch.
 
 Axes: P prompt tokens, S tokens of the whole sequence, N answer tokens of all answers, 3 rotary axes (time, row,
 column). NumPy only: the learner turns these arrays into tensors.
@@ -50,26 +51,34 @@ def prompt_positions(tokens_P: np.ndarray, *, image_token_id: int, grid_rows: in
     return np.concatenate([np.tile(np.arange(first), (3, 1)), image_3K, np.tile(after, (3, 1))], axis=1)
 
 
-def lay_out_group(tokens_P: np.ndarray, positions_3P: np.ndarray, answers: Sequence[np.ndarray]) -> GroupLayout:
+def lay_out_group(
+    tokens_P: np.ndarray, positions_3P: np.ndarray, answers: Sequence[np.ndarray], leads: Sequence[np.ndarray] = ()
+) -> GroupLayout:
     """Pack a prompt and its answers into one sequence.
+
+    `leads` are tokens between the prompt and each answer that its branch alone has, such as a question of its own.
 
     >>> layout = lay_out_group(np.array([7, 8]), np.array([[0, 1]] * 3), [np.array([1, 2]), np.array([3])])
     >>> layout.tokens_S, layout.segments_S
     (array([7, 8, 1, 2, 3]), array([0, 0, 1, 1, 2]))
     >>> layout.positions_3S[0], layout.predictors_N, layout.targets_N
     (array([0, 1, 2, 3, 2]), array([1, 2, 1]), array([1, 2, 3]))
+    >>> lay_out_group(np.array([7]), np.array([[0]] * 3), [np.array([1, 2])], [np.array([8, 9])]).predictors_N
+    array([2, 3])
     """
     num_prompt = tokens_P.size
     next_position = int(positions_3P.max()) + 1
     tokens, segments, positions, predictors = [tokens_P], [np.zeros(num_prompt, dtype=np.int64)], [positions_3P], []
     start = num_prompt
-    for segment, answer_T in enumerate(answers, start=1):
-        steps_T = np.arange(answer_T.size)
-        tokens.append(answer_T)
-        segments.append(np.full(answer_T.size, segment))
-        positions.append(np.tile(next_position + steps_T, (3, 1)))
-        predictors.append(np.where(steps_T == 0, num_prompt - 1, start + steps_T - 1))
-        start += answer_T.size
+    leads = leads or [np.zeros(0, dtype=np.int64)] * len(answers)
+    for segment, (lead_L, answer_T) in enumerate(zip(leads, answers, strict=True), start=1):
+        size = lead_L.size + answer_T.size
+        before_T = np.arange(lead_L.size - 1, size - 1)  # in the branch; -1 where an answer follows the prompt at once
+        tokens += [lead_L, answer_T]
+        segments.append(np.full(size, segment))
+        positions.append(np.tile(next_position + np.arange(size), (3, 1)))
+        predictors.append(np.where(before_T < 0, num_prompt - 1, start + before_T))
+        start += size
     return GroupLayout(
         tokens_S=np.concatenate(tokens),
         segments_S=np.concatenate(segments),

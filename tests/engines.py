@@ -1,6 +1,7 @@
 """Real actors for the engine tests: a small Ray cluster in this process, a tiny random model, sampled groups."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def engine_options(model: Path) -> EngineOptions:
         threads=1,
         on_gpu=False,
     )
+
+
+RANK_ENVIRONMENT = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "DS_ACCELERATOR",
+    "OMP_NUM_THREADS",
+)
+"""What a learner rank sets."""
 
 
 def start_worker(model: Path, *, mask_tokens: bool, name: str = "rollout-0") -> ActorHandle:
@@ -74,6 +87,18 @@ def start_learner(num_ranks: int, *, zero_stage: int) -> RayLearner:
         return ranks
 
     return RayLearner(start, config)
+
+
+@contextmanager
+def lone_rank(config: LearnerConfig) -> Iterator[LearnerRank]:
+    """A learner rank in this process, alone in its group; the caller looks after what it sets in the environment."""
+    rank = LearnerRank(config, bfloat16=False)
+    port = rank.meeting_point()[1]
+    rank.connect(Seat(rank=0, num_ranks=1, address="127.0.0.1", port=port, on_gpu=False, backend="gloo", threads=1))
+    yield rank
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
 
 
 def one_thread() -> dict[str, dict[str, str]]:

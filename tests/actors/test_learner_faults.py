@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from actors.learner import LearnerRank, Objective, Seat, is_out_of_memory, write_state
-from rex_rl.batch import MicroBatch, alone
+from actors.learner import LearnerRank, Objective, is_out_of_memory, write_state
+from rex_rl.batch import MicroBatch, plan_micro_batches
 from rex_rl.config import LearnerConfig, SftConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.types import Mean, TrainGroup
 from tests import fakes
-from tests.engines import as_batch, prompt_for, start_learner
-
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS")
+from tests.engines import RANK_ENVIRONMENT, as_batch, lone_rank, prompt_for, start_learner
 
 
 def groups(image: Path) -> list[TrainGroup]:
@@ -31,20 +29,21 @@ def groups(image: Path) -> list[TrainGroup]:
     return as_batch([replace(fakes.group(lengths=(4, 6)), prompt=prompt) for prompt in prompts])
 
 
+def records(image: Path) -> list[TrainGroup]:
+    """Three questions about one image, one of them twice, an answer each."""
+    asked = [("red circle",), ("blue square", "red circle"), ("red circle",)]
+    prompts = [replace(prompt_for(image, (56, 56), categories), uid=f"{i}") for i, categories in enumerate(asked)]
+    return as_batch([replace(fakes.group(lengths=(4 + i,)), prompt=prompt) for i, prompt in enumerate(prompts)])
+
+
 @pytest.fixture
 def rank(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LearnerRank]:
     """A rank at the ZeRO stage asked for, alone in its group."""
-    for name in ENVIRONMENT:
+    for name in RANK_ENVIRONMENT:
         monkeypatch.setenv(name, "before")  # so that it is put back
-    config = LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})
-    rank = LearnerRank(config, bfloat16=False)
-    address, port = "127.0.0.1", rank.meeting_point()[1]
-    rank.connect(Seat(rank=0, num_ranks=1, address=address, port=port, on_gpu=False, backend="gloo", threads=1))
-    rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
-    yield rank
-    import deepspeed
-
-    deepspeed.comm.destroy_process_group()
+    with lone_rank(LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})) as rank:
+        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        yield rank
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def same(before: dict[str, np.ndarray], after: dict[str, np.ndarray], *, atol: f
 
 
 def step(rank: LearnerRank, groups: list[TrainGroup]) -> dict[str, Mean]:
-    return dict(rank.step([MicroBatch(groups=tuple(groups))], 1.0))
+    return dict(rank.step([MicroBatch(rows=tuple((group,) for group in groups))], 1.0))
 
 
 def failing(rank: LearnerRank, times: int, *, in_backward: bool) -> Callable[[MicroBatch], Any]:
@@ -146,16 +145,24 @@ def test_out_of_memory_halves_and_ends_where_the_whole_step_does(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(("make", "num_rows"), [(groups, 2), (records, 1)])
 @pytest.mark.parametrize("rank", [0, 3], indirect=True)
-def test_a_step_with_a_shared_prefix_is_the_plain_one(rank: LearnerRank, image: Path, tmp_path: Path) -> None:
-    """Loss, gradient norm and the weights it leads to, within 1e-5: `learner.prefix_sharing` only changes the time."""
-    batch = groups(image)
+def test_a_step_with_a_shared_prefix_is_the_plain_one(
+    rank: LearnerRank, image: Path, tmp_path: Path, make: Callable[[Path], list[TrainGroup]], num_rows: int
+) -> None:
+    """Loss, gradient norm and the weights it leads to, within 1e-5: `learner.prefix_sharing` only changes the time.
+
+    Groups of two answers, and records that ask differently about one image.
+    """
+    batch = make(image)
     rank.save_state(str(tmp_path / "state.safetensors"))
     rank._writing.result()
-    shared = step(rank, batch)
+    (sharing,) = plan_micro_batches(batch, num_ranks=1, token_budget=10**6)
+    assert len(sharing[0].rows) == num_rows
+    shared = rank.step(sharing, 1.0)
     reached = weights(rank)
     rank.load_state(str(tmp_path / "state.safetensors"))
-    plain = step(rank, alone(batch))
+    plain = rank.step(plan_micro_batches(batch, num_ranks=1, token_budget=10**6, prefix_sharing=False)[0], 1.0)
     assert plain["loss"].value == pytest.approx(shared["loss"].value, rel=1e-5)
     assert plain["grad_norm"].value == pytest.approx(shared["grad_norm"].value, rel=1e-4)
     assert same(reached, weights(rank), atol=1e-5)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rex_rl.batch import (
     MicroBatch,
+    Row,
     alone,
     estimated_prompt_tokens,
     halves,
@@ -15,6 +16,7 @@ from rex_rl.batch import (
     packed_tokens,
     plan_micro_batches,
     share_among_ranks,
+    share_images,
     split_group,
 )
 from rex_rl.types import ScoredAnswer, TrainGroup
@@ -41,6 +43,11 @@ def step_of(lengths: list[list[int]]) -> list[TrainGroup]:
         )
         for i, group in enumerate(lengths)
     ]
+
+
+def rows_of(lengths: list[list[int]]) -> list[Row]:
+    """The same, each group in a row of its own."""
+    return [(group,) for group in step_of(lengths)]
 
 
 def answers_of(batches: list[MicroBatch]) -> list[tuple[str, int]]:
@@ -80,7 +87,7 @@ def test_rows_times_the_longest_row_stay_in_the_budget(
     lengths: list[list[int]], token_budget: int, num_at_least: int
 ) -> None:
     """Unless a single answer with its prompt exceeds it: that one then stands alone."""
-    for batch in pack_micro_batches(step_of(lengths), token_budget=token_budget, num_at_least=num_at_least):
+    for batch in pack_micro_batches(rows_of(lengths), token_budget=token_budget, num_at_least=num_at_least):
         tokens = len(batch.groups) * max(map(packed_tokens, batch.groups))
         single = len(batch.groups) == len(batch.groups[0].answers) == 1
         assert tokens <= token_budget or single
@@ -98,12 +105,12 @@ def test_a_cut_group_keeps_the_order_of_its_answers(lengths: list[int], token_bu
 
 @given(LENGTHS, st.integers(1, 5))
 def test_gradient_accumulation_cuts_into_as_many_pieces(lengths: list[list[int]], num_at_least: int) -> None:
-    batches = pack_micro_batches(step_of(lengths), token_budget=10**6, num_at_least=num_at_least)
+    batches = pack_micro_batches(rows_of(lengths), token_budget=10**6, num_at_least=num_at_least)
     assert len(batches) >= min(num_at_least, len(lengths))
 
 
 def test_without_accumulation_everything_fits_one_batch() -> None:
-    assert len(pack_micro_batches(step_of([[10], [20, 5], [30]]), token_budget=10**6)) == 1
+    assert len(pack_micro_batches(rows_of([[10], [20, 5], [30]]), token_budget=10**6)) == 1
 
 
 def test_a_rank_without_work_joins_in_with_no_weight() -> None:
@@ -118,9 +125,9 @@ def test_a_rank_without_work_joins_in_with_no_weight() -> None:
 @given(LENGTHS, st.integers(1, 4))
 def test_ranks_share_tokens_evenly(lengths: list[list[int]], num_ranks: int) -> None:
     """No rank has more than another by a whole group: the longest are dealt first, each to the emptiest."""
-    shares = share_among_ranks(step_of(lengths), num_ranks)
-    filled = [sum(map(packed_tokens, share)) for share in shares]
-    longest = max(packed_tokens(group) for share in shares for group in share)
+    shares = share_among_ranks(rows_of(lengths), num_ranks)
+    filled = [sum(packed_tokens(*row) for row in share) for share in shares]
+    longest = max(packed_tokens(*row) for share in shares for row in share)
     assert max(filled) - min(filled) <= longest
     assert sum(map(len, shares)) == len(lengths)
 
@@ -136,7 +143,7 @@ def test_a_prompt_is_about_as_long_as_its_image() -> None:
 @given(LENGTHS)
 def test_halving_ends_at_single_answers_and_loses_none(lengths: list[list[int]]) -> None:
     """By groups first, then by answers; order and weights stay, and what cannot be halved is given back as it is."""
-    batches = [MicroBatch(groups=tuple(step_of(lengths)))]
+    batches = [MicroBatch(rows=tuple(rows_of(lengths)))]
     while len(split := [half for batch in batches for half in halves(batch)]) > len(batches):
         assert all(len(half.groups) >= 1 for half in split)
         batches = split
@@ -150,8 +157,57 @@ def test_halving_ends_at_single_answers_and_loses_none(lengths: list[list[int]])
 def test_without_sharing_every_answer_brings_its_own_prompt() -> None:
     """The plain path: as many groups as answers, in their order, nothing else changed."""
     groups = step_of([[3, 5], [4]])
-    single = alone(groups)
+    single = [group for (group,) in alone(groups)]
     assert [(group.prompt.uid, len(group.answers)) for group in single] == [
         (group.prompt.uid, 1) for group in groups for _ in group.answers
     ]
     assert [group.answers[0] for group in single] == [one for group in groups for one in group.answers]
+
+
+def records_of(images: list[int], size: tuple[int, int] = (560, 560)) -> list[TrainGroup]:
+    """SFT's groups of one answer, about images that may come again."""
+    lengths = [[10 + i] for i in range(len(images))]
+    prompts = [fakes.prompt(f"{image}", size=size) for image in images]
+    return [
+        replace(group, prompt=replace(prompt, uid=f"{i}"))
+        for i, (group, prompt) in enumerate(zip(step_of(lengths), prompts, strict=True))
+    ]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 3), BUDGETS)
+def test_records_that_share_an_image_stand_in_a_row(
+    images: list[int], num_ranks: int, num_at_least: int, token_budget: int
+) -> None:
+    """Nothing lost or counted twice, one image a row, the budget holds, and no rank goes without for sharing's sake."""
+    groups = records_of(images)
+    plan = plan_micro_batches(groups, num_ranks=num_ranks, token_budget=token_budget, num_at_least=num_at_least)
+    batches = [batch for batches in plan for batch in batches]
+    planned = answers_of(batches)
+    assert sorted(planned) == sorted((group.prompt.uid, id(group.answers[0].answer)) for group in groups)
+    for batch in batches:
+        assert all(len({group.prompt.record.image for group in row}) == 1 for row in batch.rows)
+        longest = max(packed_tokens(*row) for row in batch.rows)
+        assert len(batch.rows) * longest <= token_budget or len(batch.groups) == 1
+    assert sum(bool(answers_of(of_rank)) for of_rank in plan) == min(num_ranks, len(groups))
+
+
+def test_a_shared_image_is_counted_once() -> None:
+    """Twenty by twenty image tokens: a second record about them adds its question and answer alone."""
+    one, two, other = records_of([0, 0, 1])
+    assert share_images([one, other, two], token_budget=10**6, most=3) == [(one, two), (other,)]
+    assert packed_tokens(one, two) == packed_tokens(one) + 11 + len(two.prompt.question) // 3
+    assert share_images([one, two], token_budget=packed_tokens(one, two) - 1, most=2) == [(one,), (two,)]
+    plain = plan_micro_batches([one, two], num_ranks=1, token_budget=10**6, prefix_sharing=False)
+    assert [len(row) for row in plain[0][0].rows] == [1, 1]
+
+
+def test_groups_of_several_answers_keep_their_own_row() -> None:
+    groups = [replace(group, prompt=fakes.prompt("same")) for group in step_of([[3, 4], [5, 6], [7]])]
+    assert share_images(groups, token_budget=10**6, most=3) == [(group,) for group in groups]
+
+
+def test_a_shared_row_is_halved_down_to_single_records() -> None:
+    batches = [MicroBatch(rows=(tuple(records_of([0] * 5)),))]
+    while len(split := [half for batch in batches for half in halves(batch)]) > len(batches):
+        batches = split
+    assert [group.prompt.uid for batch in batches for group in batch.groups] == list("01234")

@@ -137,6 +137,25 @@ def test_an_algorithm_sets_what_is_not_given(
     assert load_config(copy) == config
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["grpo.reference=lora_off"], "grpo.reference = lora_off: needs adapters to switch off"),
+        (["learner.lora.rank=8", "sft.frozen=[language]"], "nothing to train, as learner.lora adapts [language]"),
+        (["learner.lora.language=[q_proj, lm_head]"], "learner.lora.language[1] = lm_head: should be 'q_proj'"),
+        (["learner.lora.rank=-1"], "learner.lora.rank = -1: should be greater than or equal to 0"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(file: Path, overrides: list[str], expected: str) -> None:
+    assert expected in refusal(file, *overrides)
+
+
+def test_a_part_without_adapters_may_stay_frozen(file: Path) -> None:
+    config = load_config(file, ["learner.lora.rank=8", "grpo.reference=lora_off", "grpo.frozen=[vision, projector]"])
+    assert config.learner.trained_parts(config.grpo.frozen) == {"language"}
+    assert config.learner.lora.targets.keys() == {"language"}
+
+
 @pytest.mark.parametrize("override", ["num_steps", "=3", "a..b=3", "grpo.=3", "--seed=3", "wandb.group=["])
 def test_an_override_that_is_not_key_value_is_refused(file: Path, override: str) -> None:
     """The override itself is quoted, so that a shell's quoting mistake is seen."""

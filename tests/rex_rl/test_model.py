@@ -19,6 +19,7 @@ from rex_rl.model import (
     collate,
     load_policy,
     pack_group,
+    pack_questions,
     widen_prompt,
 )
 from rex_rl.positions import GroupLayout, prompt_positions
@@ -68,6 +69,16 @@ class Packer:
             grid_3=self.grid_3,
             merge_size=self._prepare.merge_size,
         )
+
+    def questions(self, prompts: Sequence[list[int]], answers: Sequence[np.ndarray]) -> ForwardInputs:
+        layout = pack_questions(
+            prompts,
+            answers,
+            image_token_id=self._vocabulary.image_pad_id,
+            grid_3=self.grid_3,
+            merge_size=self._prepare.merge_size,
+        )
+        return collate([layout], [self.pixels], [self.grid_3])
 
     def inputs(self, answers: Sequence[np.ndarray]) -> ForwardInputs:
         return collate([self.layout(answers)], [self.pixels], [self.grid_3])
@@ -157,6 +168,21 @@ def test_a_packed_group_equals_its_answers_alone(policy: Any, packer: Packer, vo
     torch.testing.assert_close(packed.entropy_N, alone.entropy_N, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(weighted(packed), weighted(alone), atol=0, rtol=TOLERANCE)
     require_same_gradients(gradients(policy, weighted(packed)), gradients(policy, weighted(alone)))
+
+
+def test_questions_about_one_image_equal_each_alone(policy: Any, packer: Packer, vocabulary: Vocabulary) -> None:
+    """Records of SFT that share an image: mean loss and every gradient as with an image for each; encoded once."""
+    asked = [("red circle",), ("blue square", "red circle"), ("red circle",)]
+    prompts = [vocabulary.encode(chat_prompt(TASKS["detection"].question(categories))) for categories in asked]
+    answers = random_answers(vocabulary, (7, 1, 5))
+    packed = packer.questions(prompts, answers)
+    assert packed.grids_B3.shape == (1, 3)
+    singles = [packer.questions([prompt], [answer_T]) for prompt, answer_T in zip(prompts, answers, strict=True)]
+    assert packed.tokens_BS.numel() < sum(one.tokens_BS.numel() for one in singles)
+    together = -answer_stats(policy, packed).logprobs_N.mean()
+    alone = -torch.cat([answer_stats(policy, one).logprobs_N for one in singles]).mean()
+    torch.testing.assert_close(together, alone, atol=TOLERANCE, rtol=0)
+    require_same_gradients(gradients(policy, together), gradients(policy, alone))
 
 
 def test_groups_side_by_side_equal_each_alone(
