@@ -127,7 +127,8 @@ class EngineThread:
         self._options, self._vocabulary = options, vocabulary
         self._allowed_ids = vocabulary.sampled_ids.tolist() if mask_tokens else None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: dict[str, Future[list[Answer]]] = {}
+        self._waiting: dict[str, tuple[Future[list[Answer]], str]] = {}
+        """Request -> who waits for it, and vLLM's own name for it."""
         self._closing = False
         self._engine: Any = None
         self._loops: LoopWatch
@@ -151,11 +152,9 @@ class EngineThread:
 
         def add() -> None:
             try:
-                self._add(request_id, prompt_ids, image, sampling)
+                self._waiting[request_id] = future, self._add(request_id, prompt_ids, image, sampling)
             except Exception as error:  # noqa: BLE001 - handed to the caller, who waits for it
                 future.set_exception(error)
-            else:
-                self._waiting[request_id] = future
 
         self._inbox.put(add)
         return future.result()
@@ -197,7 +196,7 @@ class EngineThread:
         try:
             for output in [*self._engine.step(), *self._loops.end_loops()]:
                 if output.finished:
-                    future = self._waiting.pop(output.request_id)
+                    future, _ = self._waiting.pop(output.request_id)
                     _resolve(future, partial(_to_answers, output.outputs))
         except Exception as error:  # noqa: BLE001 - every waiting caller gets it, and the engine goes on without them
             self._give_up(error)
@@ -205,11 +204,13 @@ class EngineThread:
     def _give_up(self, error: Exception) -> None:
         given_up, self._waiting = self._waiting, {}
         with contextlib.suppress(Exception):  # an engine that cannot even abort fails at its next step again
-            self._engine.abort_request(list(given_up))
-        for future in given_up.values():
+            # By vLLM's own names: by ours it aborts the answers and keeps the request they were part of.
+            self._engine.abort_request([own_name for _, own_name in given_up.values()], internal=True)
+        for future, _ in given_up.values():
             future.set_exception(error)
 
-    def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> None:
+    def _add(self, request_id: str, prompt_ids: list[int], image: Image.Image, sampling: Sampling) -> str:
+        """Ask vLLM; gives its own name for the request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -226,7 +227,9 @@ class EngineThread:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         asked = {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}
-        self._loops.add(self._engine.add_request(request_id, asked, params), sampling)
+        own_name: str = self._engine.add_request(request_id, asked, params)
+        self._loops.add(own_name, sampling)
+        return own_name
 
 
 def _resolve(future: "Future[T]", function: Callable[[], T]) -> None:
