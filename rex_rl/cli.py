@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rex_rl.cli_data import data_app
 from rex_rl.errors import ConfigError, RexError, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Post-train box-speaking vision-language models: SFT, then GRPO, on one Ray cluster.",
 )
-data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look at a data set, or make one.")
 app.add_typer(data_app, name="data")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/quickstart.yaml.")]
@@ -269,50 +269,6 @@ def plan(
         _print_json(planned.as_json(), sys.stdout)
     else:
         print("\n".join(lines(planned)))
-
-
-@data_app.command()
-def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="COCO JSON (.json) or record JSONL (.jsonl).")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the file's own.")] = None,
-    task: Annotated[str, typer.Option(help="What all records ask for; all: each says its own.")] = "detection",
-    max_bad_fraction: Annotated[float, typer.Option(min=0, max=1, help="More bad records are status 2.")] = 0.01,
-    headers_only: Annotated[bool, typer.Option("--headers-only", help="Do not decode the images' pixels.")] = False,
-) -> None:
-    """Read a data file as training does: names every bad record, counts the good ones."""
-    from rex_rl.coco import read_dataset
-    from rex_rl.records import check_report
-
-    # All bad records are wanted, so the limit comes after the report.
-    record_set = read_dataset(
-        file,
-        images=images,
-        task=None if task == "all" else task,
-        max_bad_fraction=1.0,
-        decode_images=not headers_only,
-    )
-    for line in check_report(record_set):
-        print(line)
-    sys.stdout.flush()
-    record_set.require_good(max_bad_fraction)
-
-
-@data_app.command()
-def shapes(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for images/, train.jsonl and heldout.jsonl.")],
-    num_train: Annotated[int, typer.Option(min=1, help="Training images.")] = 3000,
-    num_heldout: Annotated[int, typer.Option(min=1, help="Held-out images.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
-) -> None:
-    """Write the synthetic data set: crowded pictures of outlined shapes."""
-    from rex_rl.datasets import HELDOUT_SEED_OFFSET
-    from rex_rl.shapes.world import SceneKind, write_split
-
-    for name, count, first in (("train", num_train, seed), ("heldout", num_heldout, seed + HELDOUT_SEED_OFFSET)):
-        try:
-            print(write_split(out, name=name, num_images=count, seed=first, kind=SceneKind()))
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:

@@ -392,6 +392,17 @@ def test_the_synthetic_data_set_is_written_and_passes_the_check(rex: Rex, tmp_pa
     assert "3 records read, 3 good, 0 bad" in out
 
 
+def test_the_synthetic_world_asks_several_tasks_in_turn(rex: Rex, tmp_path: Path) -> None:
+    """So many images of each; a file of several tasks is checked as such."""
+    asked = ("--task", "detection", "--task", "ocr_box")
+    assert rex("data", "shapes", tmp_path, "--num-train", 2, "--num-heldout", 1, *asked)[0] == 0
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task"] for line in lines] == ["detection", "ocr_box"] * 2
+    assert "4 good, 0 bad" in rex("data", "check", tmp_path / "train.jsonl", "--task", "all")[1]
+    status, _, err = rex("data", "shapes", tmp_path, "--task", "layout")
+    assert (status, "--task = layout: the synthetic world has detection, " in err) == (2, True)
+
+
 def test_data_check_names_bad_records_and_is_status_2_above_the_limit(rex: Rex, tmp_path: Path) -> None:
     """All bad ones are listed on standard output first, then one line says how many are too many."""
     rex("data", "shapes", tmp_path, "--num-train", 4, "--num-heldout", 1)
