@@ -52,7 +52,7 @@ class DynamicSampling:
     def take(self, version: int) -> list[Group]:
         """P groups, oldest first. Of those that teach nothing at most `max_replaced_groups` are dropped, oldest first.
 
-        What comes in their place is looked at too. Past the bound a step learns from fewer groups than P.
+        What comes in their place is looked at too. Past the bound those that teach nothing stay in the step.
         """
         num_left = self._settings.max_replaced_groups
         kept: list[tuple[Group, Scores]] = []
