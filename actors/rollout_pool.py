@@ -62,7 +62,8 @@ class RolloutPool:
         self._retired: set[str] = set()
         self._num_submitted = self._num_tokens = 0
         self._busy_s = self._lost_s = 0.0
-        """Lost are the seconds the loop waited for prompts that a lost worker had had, or that no worker could take."""
+        """Lost are the seconds the loop waited for prompts that a lost worker had had, or that no worker could take,
+        those until the loss was noticed included."""
         self._begun_s = time.monotonic()
         self._closed = threading.Event()
         self._fill()
@@ -85,35 +86,43 @@ class RolloutPool:
         Raises:
             RolloutError: the worker failed at this prompt, or there is no worker left and none to come.
         """
-        while True:
-            begun_s = time.monotonic()
+        begun_s = time.monotonic()
+        try:
+            while (group := self._look_for(ticket)) is None:
+                pass
+            return group
+        finally:
+            if ticket.was_held_up:
+                self.count_lost(time.monotonic() - begun_s)
+
+    def _look_for(self, ticket: Ticket) -> Group | None:
+        """Wait for a group a little; None where it is not there yet."""
+        with self._changed:
+            self._require_hope()
+            worker, ref = ticket.worker, ticket.ref
+            if worker is None:
+                ticket.was_held_up = True
+                self._changed.wait(WAIT_S)
+                return None
+        if not ray.wait([ref], timeout=WAIT_S)[0]:
+            return None
+        try:
+            group: Group = ray.get(ref)
+        except ray.exceptions.RayActorError:
             with self._changed:
-                self._require_hope()
-                worker, ref = ticket.worker, ticket.ref
-                if worker is None:
-                    self._changed.wait(WAIT_S)
-                    self._lost_s += time.monotonic() - begun_s
-                    continue
-            if not ray.wait([ref], timeout=WAIT_S)[0]:
-                self._count_wait(ticket, begun_s)
-                continue
-            try:
-                group: Group = ray.get(ref)
-            except ray.exceptions.RayActorError:
-                with self._changed:
-                    if ticket.worker is worker:  # else it has gone to another one already
-                        self._lose(worker, "its process died")
-            except ray.exceptions.RayError as error:
-                with self._changed:
-                    self._settle(ticket)
-                    cause = getattr(error, "cause", None) or error  # the worker's own error, where it is one
-                    if not isinstance(cause, AbortedError):
-                        raise RolloutError(f"{worker.name}: {str(cause).splitlines()[0]}") from cause
-                    self._dispatch(ticket)
-            else:
-                self._count_wait(ticket, begun_s)
-                self._served(ticket, worker, group)
-                return group
+                if ticket.worker is worker:  # else it has gone to another one already
+                    self._lose(worker, "its process died")
+            return None
+        except ray.exceptions.RayError as error:
+            with self._changed:
+                self._settle(ticket)
+                cause = getattr(error, "cause", None) or error  # the worker's own error, where it is one
+                if not isinstance(cause, AbortedError):
+                    raise RolloutError(f"{worker.name}: {str(cause).splitlines()[0]}") from cause
+                self._dispatch(ticket)
+            return None
+        self._served(ticket, worker, group)
+        return group
 
     def discard(self, tickets: Sequence[Ticket]) -> None:
         """Forget prompts whose answers nobody will ask for; those in flight are aborted."""
@@ -235,10 +244,6 @@ class RolloutPool:
             worker.num_served += 1
             self._deaths.pop(worker.name, None)
 
-    def _count_wait(self, ticket: Ticket, begun_s: float) -> None:
-        if ticket.was_lost:
-            self._lost_s += time.monotonic() - begun_s
-
     def _require_hope(self) -> None:
         if self._num_target and not self._workers and len(self._retired) == self._num_target:
             reasons = "; ".join(f"{name}: {self._reasons[name]}" for name in sorted(self._retired))
@@ -292,7 +297,7 @@ class RolloutPool:
         )
         owed = self._remove(worker)
         for ticket in owed:
-            ticket.was_lost = True
+            ticket.was_held_up = True
             self._dispatch(ticket)
         self._changed.notify_all()
 

@@ -76,8 +76,8 @@ class Ticket:
     """Of those submitted since the last sync."""
     worker: "Worker | None" = None
     ref: ObjectRef | None = None
-    was_lost: bool = False
-    """A worker died with it."""
+    was_held_up: bool = False
+    """A worker died with it, or there was none to take it."""
 
 
 class WorkerLost(Exception):

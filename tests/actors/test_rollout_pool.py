@@ -121,6 +121,7 @@ def test_a_stopped_worker_is_a_dead_one() -> None:
         os.kill(stopped, signal.SIGSTOP)
         try:
             assert finish(pool, tickets)["rollout-1"] == 0
+            assert pool._lost_s > 2  # the time until it was noticed counts too
             assert "no sign of life" in next(facts for event, facts in events if "lost" in event)["reason"]
             until(lambda: states(pool).get("rollout-1") is WorkerState.HEALTHY)
         finally:
