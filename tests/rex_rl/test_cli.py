@@ -140,9 +140,10 @@ def test_an_unexpected_error_keeps_its_traceback_and_is_status_1(root: Path) -> 
 
 def test_an_interrupt_is_status_130(root: Path) -> None:
     code = """
-    import time
+    import signal, time
 
     def train(config, accept_changes):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs start without
         print("started", flush=True)
         time.sleep(60)
     """
