@@ -236,7 +236,7 @@ class Codec:
         reader.read(tokens_T.tolist(), kinds)
         bins_NK = np.array(reader.bins, dtype=np.int64).reshape(-1, 4 + 2 * len(task.keypoints))
         phrases = [*dict.fromkeys(reader.labels), *reader.absent]
-        nowhere = dict.fromkeys(sorted(reader.faults), UNKNOWN_TOKEN)
+        nowhere = dict.fromkeys(reader.faults, UNKNOWN_TOKEN)
         said = Remarks(phrases, reader.absent, nowhere, [UNKNOWN_TOKEN] * len(phrases))
         labels = tuple(names.get(label, label) for label in reader.labels)
         return _shapes(labels, bins_NK, _spans(reader), said, names, task)

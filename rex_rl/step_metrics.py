@@ -46,11 +46,12 @@ def grpo_metrics(
 
 def _by_task(groups: Sequence[Group], scores: Sequence[Scores]) -> dict[str, float]:
     """Means of the total and every term by task; nothing where all groups are of one."""
+    tasks_P = [group.prompt.record.task for group in groups]
+    if len(set(tasks_P)) == 1:
+        return {}
     found: dict[str, list[np.ndarray]] = {}
-    for group, one in zip(groups, scores, strict=True):
-        task = group.prompt.record.task
+    for task, one in zip(tasks_P, scores, strict=True):
         found.setdefault(f"reward/{task}", []).append(one.total_G)
         for name, values_G in one.terms_G.items():
             found.setdefault(f"rewards/{name}/{task}", []).append(values_G)
-    is_mixed = len({group.prompt.record.task for group in groups}) > 1
-    return {name: float(np.mean(rows)) for name, rows in found.items()} if is_mixed else {}
+    return {name: float(np.mean(rows)) for name, rows in found.items()}

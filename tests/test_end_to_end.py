@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,24 +63,20 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
     assert out.stat().st_size > 0
 
 
+def trained(run: Path, *overrides: str, root: Path, env: dict[str, str]) -> dict[str, Any]:
+    """`summary.json` of a small run of both stages that ended well."""
+    where = (f"name={run.name}", f"run_root={run.parent}", "sft.num_steps=2")
+    done = rex_rl("train", "configs/smoke.yaml", *where, *overrides, root=root, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads((run / "summary.json").read_text()))
+
+
 def test_photographs_in_coco_format_train_with_two_paths(
     root: Path, tmp_path: Path, ray_environment: dict[str, str]
 ) -> None:
     """A user's own data: nothing but the config's two paths; both stages, evaluation, overlap by one step."""
-    done = rex_rl(
-        "train",
-        "configs/smoke.yaml",
-        f"data.train={PHOTOS / 'instances.json'}",
-        f"data.images={PHOTOS}",
-        "name=photos",
-        f"run_root={tmp_path}",
-        "sft.num_steps=2",
-        "grpo.max_staleness=1",
-        root=root,
-        env=ray_environment,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "photos" / "summary.json").read_text())
+    paths = (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}")
+    summary = trained(tmp_path / "photos", *paths, "grpo.max_staleness=1", root=root, env=ray_environment)
     assert summary["grpo"]["num_images"] >= 1
     steps = [row["step"] for row in read_metrics(tmp_path / "photos" / "metrics.jsonl") if row.get("stage") == "grpo"]
     assert 2 in steps
@@ -87,21 +84,13 @@ def test_photographs_in_coco_format_train_with_two_paths(
 
 def test_four_tasks_train_in_one_run(root: Path, tmp_path: Path, ray_environment: dict[str, str]) -> None:
     """Both stages on a mix: rewards by task, advantages in units of their task, figures and gains by task."""
-    done = rex_rl(
-        "train",
-        "configs/smoke.yaml",
+    overrides = (
         f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
         "data.shapes={num_train: 3, num_heldout: 2}",
-        "name=mix",
-        f"run_root={tmp_path}",
-        "sft.num_steps=2",
         "grpo.prompts_per_step=6",
         "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
-        root=root,
-        env=ray_environment,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "mix" / "summary.json").read_text())
+    summary = trained(tmp_path / "mix", *overrides, root=root, env=ray_environment)
     assert summary["grpo"]["num_images"] == 8
     assert {f"{task}/f1_miou" for task in SHAPES_TASKS} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
     names = {name for row in read_metrics(tmp_path / "mix" / "metrics.jsonl") for name in row}
