@@ -18,6 +18,7 @@ from ray import ObjectRef
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
 from actors.weights import VISION_PREFIX, Manifest, bucket_digest, fill_buckets
+from rex_rl.attention import kernel_on
 from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
@@ -69,6 +70,7 @@ class LearnerRank:
 
     def __init__(self, config: LearnerConfig, *, bfloat16: bool) -> None:
         self._config, self._bfloat16 = config, bfloat16
+        self._dtype = torch.bfloat16 if bfloat16 else torch.float32
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] = Future()
 
@@ -101,10 +103,11 @@ class LearnerRank:
         deepspeed.init_distributed(dist_backend=seat.backend, verbose=False)
         self._seat = seat
         self._device = torch.device("cuda" if seat.on_gpu else "cpu")
+        self._kernel = kernel_on(self._device, self._config.attention)
 
     def begin_stage(self, model_folder: str, optimiser: OptimiserConfig, objective: Objective) -> None:
         """Load a model folder and make a fresh optimizer for it; KL's reference is that folder's model."""
-        policy = load_policy(model_folder, dtype=torch.bfloat16 if self._bfloat16 else torch.float32).to(self._device)
+        policy = load_policy(model_folder, dtype=self._dtype, kernel=self._kernel).to(self._device)
         policy.config.use_cache = False
         policy.train()
         add_adapters(policy, self._config.lora, frozen=optimiser.frozen)
@@ -126,7 +129,8 @@ class LearnerRank:
             return adapterless_reference(policy, self._forward)
         return copied_reference(
             model_folder,
-            dtype=torch.bfloat16 if self._bfloat16 else torch.float32,
+            dtype=self._dtype,
+            kernel=self._kernel,
             device=self._device,
             offloaded=grpo.reference == "offloaded",
             temperature=self._objective.temperature,
@@ -341,7 +345,7 @@ class LearnerRank:
                     merge_size=self._prepare.merge_size,
                 )
             )
-            pixels.append(patches.to(torch.bfloat16 if self._bfloat16 else torch.float32))
+            pixels.append(patches.to(self._dtype))
             grids.append(grid_3)
         return collate(layouts, pixels, grids).to(self._device)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rex_rl.attention import SDPA, kernel_on, use_kernel
 from rex_rl.bench import Figure, median_s
 from rex_rl.cpu_repair import repair
 from rex_rl.errors import RunError, UserError
@@ -149,7 +150,7 @@ def bench_learner() -> list[Figure]:
     from rex_rl.shapes.tiny import build_model, default_tokenizer
 
     model = build_model(default_tokenizer(), seed=0).train()
-    model.set_attn_implementation("sdpa")
+    use_kernel(model, SDPA)
     size = GroupSize(image_tokens=TINY_IMAGE_TOKENS, text_tokens=TEXT_TOKENS, answer_tokens=TINY_ANSWER_TOKENS)
     bench = GroupBench(model, size)
     bench.require_same_loss()
@@ -193,7 +194,7 @@ def random_model(config: Any, *, device: str) -> "Qwen2_5_VLForConditionalGenera
             model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
     finally:
         torch.set_default_dtype(before)
-    model.set_attn_implementation("sdpa")
+    use_kernel(model, kernel_on(torch.device(device), "auto"))
     model.gradient_checkpointing_enable()  # without it eight plain rows of 1,380 tokens and an image do not fit
     return model.train()
 

@@ -154,6 +154,12 @@ class Config(Section):
             )
 
     @model_validator(mode="after")
+    def _check_attention(self) -> Self:
+        if self.learner.attention == "flex" and self.learner.num_gpus == 0:
+            raise ValueError("learner.attention = flex: cannot train on CPUs; needs learner.num_gpus above 0")
+        return self
+
+    @model_validator(mode="after")
     def _check_answers(self) -> Self:
         check_grpo(self.grpo)
         if self.grpo.reference == "lora_off" and self.learner.lora.rank == 0:

@@ -115,6 +115,9 @@ class LearnerConfig(Section):
     prefix_sharing: bool = True
     """Forward a prompt and its image once per group (SFT: an image once for all its records in a micro-batch); false
     does it once per answer, as a check and a baseline."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Kernel: `sdpa` under an explicit mask, or `flex`, FlexAttention, which skips what no token sees and needs a GPU;
+    `auto` is flex with GPUs, sdpa without."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     lora: LoraConfig = LoraConfig()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rex_rl.attention import SDPA, attention_mask, use_kernel
 from rex_rl.cpu_repair import repair
 from rex_rl.errors import ModelError
 from rex_rl.positions import GroupLayout, lay_out_group, prompt_positions
@@ -30,7 +31,7 @@ class ForwardInputs:
 
     tokens_BS: torch.Tensor
     positions_3BS: torch.Tensor
-    mask_B1SS: torch.Tensor
+    segments_BS: torch.Tensor
     pixels: torch.Tensor
     grids_B3: torch.Tensor
     rows_N: torch.Tensor
@@ -50,14 +51,21 @@ class TokenStats:
     entropy_N: torch.Tensor
 
 
-def load_policy(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> "Qwen2_5_VLForConditionalGeneration":
-    """A Qwen2.5-VL network from a Hugging Face folder; raises ModelError when the folder is not one."""
+def load_policy(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, kernel: str = SDPA
+) -> "Qwen2_5_VLForConditionalGeneration":
+    """A Qwen2.5-VL network from a Hugging Face folder; raises ModelError when the folder is not one.
+
+    `kernel` is that of its attention (attention.py).
+    """
     repair()
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     if not (Path(folder) / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json, so not a model folder")
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    use_kernel(model, kernel)
+    return model
 
 
 class ImagePreparer:
@@ -137,26 +145,13 @@ def collate(
     return ForwardInputs(
         tokens_BS=torch.from_numpy(tokens_BS),
         positions_3BS=torch.from_numpy(positions_3BS),
-        mask_B1SS=group_mask(torch.from_numpy(segments_BS)),
+        segments_BS=torch.from_numpy(segments_BS),
         pixels=torch.cat(list(pixels)),
         grids_B3=torch.from_numpy(np.stack(list(grids))),
         rows_N=torch.from_numpy(np.concatenate(rows)),
         predictors_N=torch.from_numpy(np.concatenate([layout.predictors_N for layout in layouts])),
         targets_N=torch.from_numpy(np.concatenate([layout.targets_N for layout in layouts])),
     )
-
-
-def group_mask(segments_BS: torch.Tensor) -> torch.Tensor:
-    """True where a query may look: backwards, at the prompt (segment 0) or at its own answer.
-
-    >>> group_mask(torch.tensor([[0, 1, 2]]))[0, 0].int()
-    tensor([[1, 0, 0],
-            [1, 1, 0],
-            [1, 0, 1]], dtype=torch.int32)
-    """
-    query, key = segments_BS[:, :, None], segments_BS[:, None, :]
-    causal = torch.ones(segments_BS.shape[1], segments_BS.shape[1], dtype=torch.bool).tril()
-    return (causal & ((key == 0) | (key == query)))[:, None]
 
 
 def answer_stats(
@@ -183,7 +178,7 @@ def answer_stats(
     hidden_BSH = model.model(
         input_ids=inputs.tokens_BS if image_features_KH is None else None,
         position_ids=inputs.positions_3BS,
-        attention_mask={"full_attention": inputs.mask_B1SS},
+        attention_mask=attention_mask(model, inputs.segments_BS),
         use_cache=False,
         **pictures,
     ).last_hidden_state

@@ -15,13 +15,14 @@ def copied_reference(
     folder: str,
     *,
     dtype: torch.dtype,
+    kernel: str,
     device: torch.device,
     offloaded: bool,
     temperature: float,
     allowed_ids: torch.Tensor | None,
 ) -> Forward:
     """A second network from the policy's folder. Offloaded, it lies in host memory and visits the device for a pass."""
-    network = load_policy(folder, dtype=dtype).eval().requires_grad_(False)
+    network = load_policy(folder, dtype=dtype, kernel=kernel).eval().requires_grad_(False)
     tensors = [*network.parameters(), *network.buffers()] if offloaded else []
     if not offloaded:
         network.to(device)

@@ -24,6 +24,7 @@ CLUSTER_LIBRARIES = {"ray", "vllm", "deepspeed"}
 HEAVY_LIBRARIES = CLUSTER_LIBRARIES | {"torch", "torchvision", "torchaudio", "transformers", "peft"}
 FILE_MODULES = {"io", "os", "pathlib", "shutil", "tempfile", "PIL"}
 TORCH_MODULES = {
+    "rex_rl.attention",
     "rex_rl.batch",
     "rex_rl.bench_learner",
     "rex_rl.cpu_repair",

@@ -140,6 +140,7 @@ def test_an_algorithm_sets_what_is_not_given(
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["learner.attention=flex"], "learner.attention = flex: cannot train on CPUs"),
         (["grpo.reference=lora_off"], "grpo.reference = lora_off: needs adapters to switch off"),
         (["learner.lora.rank=8", "sft.frozen=[language]"], "nothing to train, as learner.lora adapts [language]"),
         (["learner.lora.language=[q_proj, lm_head]"], "learner.lora.language[1] = lm_head: should be 'q_proj'"),

@@ -291,7 +291,7 @@ def test_several_images_are_prepared_as_one_by_one(prepare: ImagePreparer) -> No
 def test_inputs_can_move(packer: Packer, vocabulary: Vocabulary) -> None:
     inputs = packer.inputs(random_answers(vocabulary, (2,)))
     moved = inputs.to(torch.device("meta"))
-    assert moved.tokens_BS.device.type == moved.mask_B1SS.device.type == "meta"
+    assert moved.tokens_BS.device.type == moved.segments_BS.device.type == "meta"
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
