@@ -1,5 +1,6 @@
 """A reward worker: decodes answers from their token ids and scores them. No GPU, no images."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from actors.identity import Identity, own_identity
@@ -21,18 +22,30 @@ class RewardWorker:
         return own_identity()
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
-        """One Scores a group, in order."""
-        return [self._score(group) for group in groups]
+        """One Scores a group, in order; the groups of a task are scored together."""
+        places_of: dict[str, list[int]] = defaultdict(list)
+        for place, group in enumerate(groups):
+            places_of[group.prompt.record.task].append(place)
+        scored: dict[int, Scores] = {}
+        for task, places in places_of.items():
+            scored |= zip(places, self._score([groups[place] for place in places], task), strict=True)
+        return [scored[place] for place in range(len(groups))]
 
-    def _score(self, group: Group) -> Scores:
-        record = group.prompt.record
-        tokens_G = [answer.tokens_T for answer in group.answers]
-        shapes_G = tuple(self._codec.decode_group(tokens_G, task=TASKS[record.task], categories=record.categories))
-        scores = self._rule.score(shapes_G, truth_on_grid(record), task=record.task, credit=self._credit)
-        return Scores(
-            total_G=scores.total_G,
-            terms_G=dict(scores.terms_G),
-            gains_GN=scores.gains_GN,
-            shapes_G=shapes_G,
-            fault_cost_G=scores.fault_cost_G,
-        )
+    def _score(self, groups: Sequence[Group], task: str) -> list[Scores]:
+        records_P = [group.prompt.record for group in groups]
+        tokens_PG = [[answer.tokens_T for answer in group.answers] for group in groups]
+        categories_P = [record.categories for record in records_P]
+        shapes_PG = self._codec.decode_groups(tokens_PG, categories_P, task=TASKS[task])
+        truth_P = [truth_on_grid(record) for record in records_P]
+        return [
+            Scores(
+                total_G=scores.total_G,
+                terms_G=dict(scores.terms_G),
+                gains_GN=scores.gains_GN,
+                shapes_G=tuple(shapes_G),
+                fault_cost_G=scores.fault_cost_G,
+            )
+            for shapes_G, scores in zip(
+                shapes_PG, self._rule.score(shapes_PG, truth_P, task=task, credit=self._credit), strict=True
+            )
+        ]

@@ -4,6 +4,6 @@ Read in this order: geometry, polygons, keypoints, masks, text; records, values,
 compose; then credit and official.
 """
 
-from rewards.compose import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth, score_group
+from rewards.compose import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth, score_group, score_groups
 
-__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group"]
+__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group", "score_groups"]

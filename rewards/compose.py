@@ -1,6 +1,6 @@
-"""The reward of the answers to one prompt: every term by name, their weighted total, and each shape's share.
+"""The reward of answers: every term by name, their weighted total, and each shape's share.
 
-Axes: G answers of one prompt, N said shapes, B true shapes.
+Axes: P prompts, G answers of one prompt or of all, N said shapes, B true shapes.
 
     total = f1 * F1 - duplicates * D - surplus * S - large * L - rejection * R - format * M - truncated * T
 
@@ -13,6 +13,8 @@ and `format` do not look at shapes). tests/rewards/test_laws.py searches for cou
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from operator import eq
 
 import numpy as np
 
@@ -31,7 +33,7 @@ from rewards.records import CREDITS, REWARDS, GroupScores, RewardWeights, Said, 
 from rewards.terms import count_error, is_malformed, is_truncated, rejection, shape_terms, weighted_total
 from rewards.text import text_similarity
 
-__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group"]
+__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group", "score_groups"]
 
 
 def score_group(
@@ -42,17 +44,7 @@ def score_group(
     name: str = "matched",
     credit: str = "prefix",
 ) -> GroupScores:
-    """Score the G answers of one prompt.
-
-    Args:
-        said_G: decoded answers.
-        truth: the true answer, on the grid.
-        weights: weight of each term of `matched`; the other rewards are their formula alone.
-        name: a key of REWARDS.
-        credit: a key of CREDITS: the form of `gains_GN`, of the reward that `name` names.
-
-    Raises:
-        ValueError: an unknown name, or shapes of another geometry than the truth's.
+    """Score the G answers of one prompt: `score_groups` of one.
 
     A right box is worth 1; the same box said twice 2 / 3 of F1 less the whole penalties for a copy and a surplus:
 
@@ -63,33 +55,65 @@ def score_group(
     >>> score_group([once, twice], truth, weights=RewardWeights()).total_G.round(3).tolist()
     [1.0, -0.083]
     """
+    return score_groups([said_G], [truth], weights=weights, name=name, credit=credit)[0]
+
+
+def score_groups(
+    said_PG: Sequence[Sequence[Said]],
+    truth_P: Sequence[Truth],
+    *,
+    weights: RewardWeights,
+    name: str = "matched",
+    credit: str = "prefix",
+) -> list[GroupScores]:
+    """Score the answers of some prompts of one task, all in one pass: many answers cost little more than one.
+
+    Args:
+        said_PG: decoded answers; prompts may have different numbers of them.
+        truth_P: the true answer to each prompt, on the grid.
+        weights: weight of each term of `matched`; the other rewards are their formula alone.
+        name: a key of REWARDS.
+        credit: a key of CREDITS: the form of `gains_GN`, of the reward that `name` names.
+
+    Raises:
+        ValueError: an unknown name, shapes of another geometry than the truth's, or truths of several.
+    """
     _check(name, REWARDS, "reward")
     _check(credit, CREDITS, "credit")
-    overlaps_G = measure(said_G, truth, weights)
-    num_true = len(truth.labels)
+    if not truth_P:
+        return []
+    overlaps_G = measure(said_PG, truth_P, weights)
+    num_true_G = np.array([overlaps.num_true for overlaps in overlaps_G], dtype=np.int64)
     num_said_G = np.array([overlaps.num_said for overlaps in overlaps_G], dtype=np.int64)
     num_duplicates_G = np.array([overlaps.num_copies for overlaps in overlaps_G], dtype=np.int64)
     matched_G = [overlaps.total for overlaps in overlaps_G]
     giants_G = [np.count_nonzero(overlaps.lost_giant_N) for overlaps in overlaps_G]
-    terms_G = shape_terms(matched_G, num_said_G, num_duplicates_G, giants_G, num_true) | _answer_terms(said_G, truth)
+    terms_G = shape_terms(matched_G, num_said_G, num_duplicates_G, giants_G, num_true_G)
+    terms_G |= _answer_terms(said_PG, truth_P)
     if name == "matched":
         total_G = weighted_total(terms_G, weights)
         gains_GN = _matched_gains(overlaps_G, weights, credit)
     else:
-        pairs_G = zip(said_G, measure_labels(said_G, truth), strict=True)
-        formula_G = [_formula(name, said, any_NB, same_NB, truth) for said, (any_NB, same_NB) in pairs_G]
+        formula_G = _formulas(name, said_PG, truth_P)
         total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_said_G, strict=True)])
         terms_G[name] = total_G
         gains_GN = tuple(_formula_gains(of, num, credit) for of, num in zip(formula_G, num_said_G, strict=True))
-    return GroupScores(
-        total_G=total_G,
-        terms_G=terms_G | {"count_error": count_error(num_said_G, num_true)} | _text_terms(said_G, overlaps_G, truth),
-        gains_GN=gains_GN,
-        num_duplicates_G=num_duplicates_G,
-        num_said_G=num_said_G,
-        num_true=num_true,
-        fault_cost_G=weights.format * terms_G["format"] * (name == "matched"),
-    )
+    terms_G["count_error"] = count_error(num_said_G, num_true_G)
+    terms_G |= _text_terms(said_PG, overlaps_G, truth_P)
+    fault_cost_G = weights.format * terms_G["format"] * (name == "matched")
+    ends_P = accumulate(map(len, said_PG), initial=0)
+    return [
+        GroupScores(
+            total_G=total_G[start:end],
+            terms_G={term: values_G[start:end] for term, values_G in terms_G.items()},
+            gains_GN=gains_GN[start:end],
+            num_duplicates_G=num_duplicates_G[start:end],
+            num_said_G=num_said_G[start:end],
+            num_true=len(truth.labels),
+            fault_cost_G=fault_cost_G[start:end],
+        )
+        for (start, end), truth in zip(pairwise(ends_P), truth_P, strict=True)
+    ]
 
 
 def _check(name: str, known: Mapping[str, str], what: str) -> None:
@@ -97,34 +121,38 @@ def _check(name: str, known: Mapping[str, str], what: str) -> None:
         raise ValueError(f"{what} {name!r} is unknown; known are {', '.join(known)}")
 
 
-def _answer_terms(said_G: Sequence[Said], truth: Truth) -> dict[str, FloatArray]:
-    """The terms that do not depend on shapes, each in [0, 1]."""
-    empty = truth.empty_categories
-    rejection_G = [rejection(said.absent, empty) for said in said_G]
-    malformed_G = [is_malformed(said.faults) for said in said_G]
-    truncated_G = [is_truncated(said.faults) for said in said_G]
+def _answer_terms(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> dict[str, FloatArray]:
+    """The terms that do not depend on shapes, each [G] in [0, 1]."""
+    rejection_G: list[float] = []
+    for said_G, truth in zip(said_PG, truth_P, strict=True):
+        empty = truth.empty_categories
+        rejection_G += [rejection(said.absent, empty) for said in said_G]
+    faults_G = [said.faults for said_G in said_PG for said in said_G]
     return {
         "rejection": np.array(rejection_G, dtype=np.float64),
-        "format": np.array(malformed_G, dtype=np.float64),
-        "truncated": np.array(truncated_G, dtype=np.float64),
+        "format": np.array([is_malformed(faults) for faults in faults_G], dtype=np.float64),
+        "truncated": np.array([is_truncated(faults) for faults in faults_G], dtype=np.float64),
     }
 
 
-def _text_terms(said_G: Sequence[Said], overlaps_G: Sequence[Overlaps], truth: Truth) -> dict[str, FloatArray]:
+def _text_terms(
+    said_PG: Sequence[Sequence[Said]], overlaps_G: Sequence[Overlaps], truth_P: Sequence[Truth]
+) -> dict[str, FloatArray]:
     """Where labels are recognised text, logged only: mean similarity and share of exact texts over the true shapes.
 
     Over the true shapes, so that one left without a said shape counts 0; an empty truth gives 1.
     """
-    if not truth.reads_text:
+    if not truth_P[0].reads_text:
         return {}
     similar_G, exact_G = [], []
-    for said, overlaps in zip(said_G, overlaps_G, strict=True):
+    pairs_G = [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
+    for (said, truth), overlaps in zip(pairs_G, overlaps_G, strict=True):
         truth_N = match(overlaps.value_NB, overlaps.root_N).truth_N
-        pairs = [(said.labels[i], truth.labels[truth_N[i]]) for i in np.flatnonzero(truth_N != UNMATCHED)]
-        similar = sum(float(text_similarity([said_text], [true_text])[0, 0]) for said_text, true_text in pairs)
-        exact = sum(said_text == true_text for said_text, true_text in pairs)
-        similar_G.append(similar / len(truth.labels) if truth.labels else 1.0)
-        exact_G.append(exact / len(truth.labels) if truth.labels else 1.0)
+        shapes = np.flatnonzero(truth_N != UNMATCHED).tolist()
+        said_texts, true_texts = [said.labels[i] for i in shapes], [truth.labels[truth_N[i]] for i in shapes]
+        num_true = len(truth.labels)
+        similar_G.append(sum(text_similarity(said_texts, true_texts).tolist()) / num_true if num_true else 1.0)
+        exact_G.append(sum(map(eq, said_texts, true_texts)) / num_true if num_true else 1.0)
     return {"text_similarity": np.array(similar_G), "exact_text": np.array(exact_G)}
 
 
@@ -134,6 +162,15 @@ def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credi
     if credit == "leave_one_out":
         return group_leave_one_out_gains(overlaps_G, weights)
     return tuple(np.zeros(overlaps.num_said) for overlaps in overlaps_G)
+
+
+def _formulas(name: str, said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[RewardOf]:
+    """[G] each answer's published reward."""
+    pairs_G = [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
+    return [
+        _formula(name, said, any_NB, same_NB, truth)
+        for (said, truth), (any_NB, same_NB) in zip(pairs_G, measure_labels(said_PG, truth_P), strict=True)
+    ]
 
 
 def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> RewardOf:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rewards.duplicates import group_roots, num_copies
+from rewards.duplicates import group_roots, is_copy
 from rewards.geometry import BoolArray, FloatArray, IntArray
 from rewards.matching import best_assignment, best_total, group_values, totals_without
 from rewards.overlaps import Overlaps, measure
@@ -34,7 +34,7 @@ def prefix_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray
     >>> prefix_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
     [1.0, -1.083]
     """
-    return group_prefix_gains(measure([said], truth, weights), weights)[0]
+    return group_prefix_gains(measure([[said]], [truth], weights), weights)[0]
 
 
 def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray:
@@ -48,17 +48,17 @@ def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> Flo
     >>> leave_one_out_gains(said, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
     [-1.083, -1.083]
     """
-    return group_leave_one_out_gains(measure([said], truth, weights), weights)[0]
+    return group_leave_one_out_gains(measure([[said]], [truth], weights), weights)[0]
 
 
 def group_prefix_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
-    """`prefix_gains` of the measured answers to one prompt: [G] of [N]."""
+    """`prefix_gains` of measured answers: [G] of [N]."""
     rewards_GP = _rewards([_count_prefixes(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
     return tuple(rewards_P[1:] - rewards_P[:-1] for rewards_P in rewards_GP)
 
 
 def group_leave_one_out_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
-    """`leave_one_out_gains` of the measured answers to one prompt: [G] of [N]."""
+    """`leave_one_out_gains` of measured answers: [G] of [N]."""
     rewards_GV = _rewards([_count_leave_one_out(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
     return tuple(rewards_V[-1] - rewards_V[:-1] for rewards_V in rewards_GV)
 
@@ -90,8 +90,10 @@ def _rewards(
     if not overlaps_G:
         return ()
     total, num_said, copies, giants = (np.concatenate(column) for column in zip(*counts_GV, strict=True))
-    rewards = weighted_total(shape_terms(total, num_said, copies, giants, overlaps_G[0].num_true), weights)
-    ends_G = np.cumsum([len(counts_V[0]) for counts_V in counts_GV]).tolist()
+    num_G = [len(counts_V[0]) for counts_V in counts_GV]
+    num_true = np.repeat([overlaps.num_true for overlaps in overlaps_G], num_G)
+    rewards = weighted_total(shape_terms(total, num_said, copies, giants, num_true), weights)
+    ends_G = np.cumsum(num_G).tolist()
     return tuple(rewards[start:end] for start, end in pairwise([0, *ends_G]))
 
 
@@ -108,9 +110,9 @@ def _match_prefixes(overlaps: Overlaps) -> tuple[FloatArray, IntArray]:
     A shape whose best truth is free adds exactly its value: no shape can add more than its best. Only where a truth
     is taken already, or a group changes, is the assignment solved again.
     """
-    value_NB, near_NN = overlaps.value_NB, overlaps.near_NN
     if overlaps.is_plain:
-        return np.concatenate([[0.0], np.cumsum(overlaps.best_N)]), np.zeros(len(value_NB) + 1, dtype=np.int64)
+        return np.concatenate([[0.0], np.cumsum(overlaps.best_N)]), np.zeros(overlaps.num_said + 1, dtype=np.int64)
+    value_NB, near_NN = overlaps.value_NB, overlaps.near_NN
     linked_N = [False] * len(value_NB) if near_NN is None else np.asarray(np.tril(near_NN).any(axis=1)).tolist()
     choice_N, best_N = overlaps.choice_N.tolist(), overlaps.best_N.tolist()
     group_NB, root_N = value_NB.copy(), np.arange(len(value_NB))  # a group's values stand in its first member's row
@@ -153,8 +155,9 @@ def _count_leave_one_out(overlaps: Overlaps) -> _Counts:
         total, total_N = totals_without(overlaps.group_value_NB)
     total_V, copies_V = np.append(total_N, total), np.full(num_said + 1, overlaps.num_copies)
     if near_NN is not None:
+        value_NB = overlaps.value_NB
         for shape in np.flatnonzero(near_NN.any(axis=1)).tolist():
-            total_V[shape], copies_V[shape] = _match_without(overlaps.value_NB, near_NN, shape)
+            total_V[shape], copies_V[shape] = _match_without(value_NB, near_NN, shape)
     lost_V = np.append(overlaps.lost_giant_N, False)
     said_V = np.append(np.full(num_said, num_said - 1), num_said)
     return total_V, said_V, copies_V, np.count_nonzero(lost_V) - lost_V
@@ -164,4 +167,4 @@ def _match_without(value_NB: FloatArray, near_NN: BoolArray, shape: int) -> tupl
     """(matched total, number of copies) of the answer without one shape, whose group may fall apart."""
     keep_N = np.arange(len(value_NB)) != shape
     root_N = group_roots(np.argwhere(near_NN[np.ix_(keep_N, keep_N)]), len(value_NB) - 1)
-    return best_total(group_values(value_NB[keep_N], root_N)), num_copies(root_N)
+    return best_total(group_values(value_NB[keep_N], root_N)), int(is_copy(root_N).sum())

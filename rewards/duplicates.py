@@ -6,7 +6,8 @@ member belongs to the group (connected components), so the groups do not depend 
 
 import numpy as np
 
-from rewards.geometry import FloatArray, IntArray
+from rewards.geometry import BoolArray, IntArray
+from rewards.pairs import neighbours
 from rewards.values import SaidShapes
 
 
@@ -25,30 +26,16 @@ def near_pairs(shapes: SaidShapes, family_N: IntArray) -> IntArray:
 
     >>> from rewards.values import Boxes
     >>> boxes_N4 = np.array([[0.0, 0, 99, 99], [50, 0, 149, 99], [0, 0, 99, 90], [0, 0, 99, 99]])
-    >>> near_pairs(Boxes(boxes_N4, truth=None), np.array([0, 0, 0, 1])).tolist()
+    >>> near_pairs(Boxes(boxes_N4, boxes_N4), np.array([0, 0, 0, 1])).tolist()
     [[0, 2]]
     """
     if len(family_N) < 2:
         return np.zeros((0, 2), dtype=np.int64)
-    first_L, second_L = _candidates(*shapes.reach(), family_N)
+    first_L, second_L = neighbours(*shapes.reach(), family_N)
     if len(first_L):
         near_L = shapes.near(first_L, second_L)
         first_L, second_L = first_L[near_L], second_L[near_L]
     return np.stack([first_L, second_L], axis=1)
-
-
-def _candidates(start_N: FloatArray, reach_N: FloatArray, family_N: IntArray) -> tuple[IntArray, IntArray]:
-    """Pairs of one family of which one starts within the other's reach."""
-    stride = np.ptp(start_N) + reach_N.max() + 1.0  # families lie further apart than any reach
-    key_N = family_N * stride + start_N
-    order_N = key_N.argsort()
-    sorted_N = key_N[order_N]
-    places_N = np.arange(len(start_N))
-    counts_N = sorted_N.searchsorted(sorted_N + reach_N[order_N], side="right") - places_N - 1
-    first_L = places_N.repeat(counts_N)
-    skipped_N = counts_N.cumsum() - counts_N
-    second_L = np.arange(len(first_L)) - skipped_N[first_L] + first_L + 1
-    return order_N[first_L], order_N[second_L]
 
 
 def group_roots(pairs_L2: IntArray, num_shapes: int) -> IntArray:
@@ -76,10 +63,10 @@ def group_roots(pairs_L2: IntArray, num_shapes: int) -> IntArray:
     return root_N
 
 
-def num_copies(root_N: IntArray) -> int:
-    """Shapes beyond the first of their near-copy group.
+def is_copy(root_N: IntArray) -> BoolArray:
+    """[N] which shapes come after the first of their near-copy group.
 
-    >>> num_copies(np.array([0, 0, 2, 0]))
-    2
+    >>> is_copy(np.array([0, 0, 2, 0])).tolist()
+    [False, True, False, True]
     """
-    return int(np.count_nonzero(root_N != np.arange(len(root_N))))
+    return np.asarray(root_N != np.arange(len(root_N)))

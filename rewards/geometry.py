@@ -52,7 +52,7 @@ def pairwise_iou(boxes_A4: ArrayLike, truth_B4: ArrayLike) -> FloatArray:
 
 
 def paired_iou(first_L4: ArrayLike, second_L4: ArrayLike) -> FloatArray:
-    """[L] IoU of L pairs of boxes: the diagonal of `pairwise_iou`.
+    """[..., L] IoU of pairs of boxes [..., L, 4]: the diagonal of `pairwise_iou`.
 
     >>> paired_iou([[0, 0, 10, 10], [10, 0, 0, 10]], [[0, 0, 10, 5], [10, 0, 0, 10]]).tolist()
     [0.5, 0.0]
@@ -114,42 +114,41 @@ def pairwise_closeness(points_A2: ArrayLike, truth_B2: ArrayLike) -> FloatArray:
 
 
 def points_in_boxes(points_A2: ArrayLike, boxes_B4: ArrayLike) -> BoolArray:
-    """Which points lie in which boxes, the sides included: [A, 2] and [B, 4] bins to [A, B].
+    """Which points lie in which boxes, the sides included: [..., A, 2] and [..., B, 4] bins to [..., A, B].
 
     >>> points_in_boxes([[5, 5], [10, 0], [11, 5]], [[0, 0, 10, 10]]).ravel().tolist()
     [True, True, False]
     """
-    x_A1, y_A1 = np.hsplit(np.asarray(points_A2), 2)
-    x0_B, y0_B, x1_B, y1_B = np.asarray(boxes_B4).T
-    inside_AB: BoolArray = (x0_B <= x_A1) & (x_A1 <= x1_B) & (y0_B <= y_A1) & (y_A1 <= y1_B)
-    return inside_AB
+    points_A12, boxes_1B4 = np.asarray(points_A2)[..., :, None, :], np.asarray(boxes_B4)[..., None, :, :]
+    inside_AB2: BoolArray = (boxes_1B4[..., :2] <= points_A12) & (points_A12 <= boxes_1B4[..., 2:])
+    return np.asarray(inside_AB2.all(axis=-1))
 
 
-def pairwise_nearness(boxes_A4: ArrayLike, truth_B4: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def paired_nearness(first_L4: ArrayLike, second_L4: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Two measures that still tell boxes apart where their IoU is 0; both grow as a box comes closer.
 
     Args:
-        boxes_A4: [A, 4] boxes as written: corners may be swapped, area may be zero.
-        truth_B4: [B, 4] the other boxes.
+        first_L4: [..., L, 4] boxes as written: corners may be swapped, area may be zero.
+        second_L4: [..., L, 4] the other box of each pair.
 
     Returns:
-        giou_AB, centre_AB: [A, B] in [0, 1], 1 for equal boxes and 0 wherever a box has swapped corners or no area.
+        giou_L, centre_L: [..., L] in [0, 1], 1 for equal boxes and 0 wherever a box has swapped corners or no area.
 
     With E the smallest box around both: GIoU = IoU - (E - union) / E, moved from (-1, 1] to (0, 1] (Rezatofighi et
     al., arXiv 1902.09630); and 1 - (distance of the centres / diagonal of E) squared (Zheng et al., arXiv 1911.08287).
 
-    >>> [part.round(3).tolist() for part in pairwise_nearness([[0, 0, 10, 10]], [[0, 0, 10, 10], [10, 0, 20, 10]])]
-    [[[1.0, 0.5]], [[1.0, 0.8]]]
+    >>> [part.round(3).tolist() for part in paired_nearness([[0, 0, 10, 10]], [[[0, 0, 10, 10]], [[10, 0, 20, 10]]])]
+    [[[1.0], [0.5]], [[1.0], [0.8]]]
     """
-    boxes_A14, truth_B4 = np.asarray(boxes_A4, dtype=np.float64)[:, None], np.asarray(truth_B4, dtype=np.float64)
-    low_AB2 = np.minimum(boxes_A14[..., :2], truth_B4[:, :2])
-    high_AB2 = np.maximum(boxes_A14[..., 2:], truth_B4[:, 2:])
-    sides_A12, sides_B2 = boxes_A14[..., 2:] - boxes_A14[..., :2], truth_B4[:, 2:] - truth_B4[:, :2]
-    sound_AB = (sides_A12 > 0).all(axis=-1) & (sides_B2 > 0).all(axis=-1)
-    around_AB2 = np.where(sound_AB[..., None], high_AB2 - low_AB2, 1.0)
-    iou_AB = pairwise_iou(boxes_A4, truth_B4)
-    union_AB = (sides_A12.prod(axis=-1) + sides_B2.prod(axis=-1)) / (1.0 + iou_AB)  # IoU = inter / union
-    giou_AB = iou_AB - 1.0 + np.minimum(union_AB / around_AB2.prod(axis=-1), 1.0)
-    apart_AB2 = (boxes_A14[..., :2] + boxes_A14[..., 2:] - truth_B4[:, :2] - truth_B4[:, 2:]) / 2.0
-    centre_AB = 1.0 - (apart_AB2**2).sum(axis=-1) / (around_AB2**2).sum(axis=-1)
-    return np.where(sound_AB, (1.0 + giou_AB) / 2.0, 0.0), np.where(sound_AB, centre_AB, 0.0)
+    first_L4, second_L4 = np.asarray(first_L4, dtype=np.float64), np.asarray(second_L4, dtype=np.float64)
+    low_L2 = np.minimum(first_L4[..., :2], second_L4[..., :2])
+    high_L2 = np.maximum(first_L4[..., 2:], second_L4[..., 2:])
+    sides_L2, other_L2 = first_L4[..., 2:] - first_L4[..., :2], second_L4[..., 2:] - second_L4[..., :2]
+    sound_L = (sides_L2 > 0).all(axis=-1) & (other_L2 > 0).all(axis=-1)
+    around_L2 = np.where(sound_L[..., None], high_L2 - low_L2, 1.0)
+    iou_L = paired_iou(first_L4, second_L4)
+    union_L = (sides_L2.prod(axis=-1) + other_L2.prod(axis=-1)) / (1.0 + iou_L)  # IoU = inter / union
+    giou_L = iou_L - 1.0 + np.minimum(union_L / around_L2.prod(axis=-1), 1.0)
+    apart_L2 = (first_L4[..., :2] + first_L4[..., 2:] - second_L4[..., :2] - second_L4[..., 2:]) / 2.0
+    centre_L = 1.0 - (apart_L2**2).sum(axis=-1) / (around_L2**2).sum(axis=-1)
+    return np.where(sound_L, (1.0 + giou_L) / 2.0, 0.0), np.where(sound_L, centre_L, 0.0)

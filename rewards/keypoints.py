@@ -1,13 +1,13 @@
 """How well key points agree: object key point similarity (OKS), as COCO defines it.
 
-Axes: A said instances, B true ones, L pairs, J key points in the task's order. An instance is [4 + 2 J] bins: its
+Axes: L pairs of instances, J key points in the task's order. An instance is [4 + 2 J] bins: its
 box, then x and y of each key point, both -1 for one that is not visible. Distances are taken on the grid.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewards.geometry import BOX, BoolArray, FloatArray, paired_iou, pairwise_iou
+from rewards.geometry import BOX, BoolArray, FloatArray, paired_iou
 
 DEFAULT_SIGMA = 0.05
 """Fall-off of a key point whose COCO constant is not known."""
@@ -24,16 +24,16 @@ def split(bins_NK: ArrayLike) -> tuple[FloatArray, FloatArray, BoolArray]:
     return bins[..., :BOX], points, np.asarray((points >= 0.0).all(axis=-1))
 
 
-def pairwise_oks(said_AK: ArrayLike, truth_BK: ArrayLike, sigmas_J: ArrayLike) -> FloatArray:
-    """OKS of every said instance with every true one.
+def paired_oks(said_LK: ArrayLike, truth_LK: ArrayLike, sigmas_J: ArrayLike) -> FloatArray:
+    """OKS of said instances with true ones.
 
     Args:
-        said_AK: [A, 4 + 2 J] as written; its box may be anything.
-        truth_BK: [B, 4 + 2 J], its boxes with an area.
+        said_LK: [..., L, 4 + 2 J] as written; its box may be anything.
+        truth_LK: [..., L, 4 + 2 J] the true one of each pair, its box with an area.
         sigmas_J: [J] fall-off of each key point.
 
     Returns:
-        oks_AB: [A, B] in [0, 1]: the mean over the truth's visible key points of exp(-d^2 / (2 s^2 (2 sigma)^2)), with
+        oks_L: [..., L] in [0, 1]: the mean over the truth's visible key points of exp(-d^2 / (2 s^2 (2 sigma)^2)), with
         d the distance and s^2 the area of the true box, and 0 for a key point that the answer calls not visible.
         What the answer says of key points that are not visible in the truth does not count. For a truth without a
         visible key point: the IoU of the boxes.
@@ -41,19 +41,16 @@ def pairwise_oks(said_AK: ArrayLike, truth_BK: ArrayLike, sigmas_J: ArrayLike) -
     Source: pycocotools.cocoeval.computeOks, with the box's area for the segment's, which records need not have.
 
     >>> truth = [[0, 0, 100, 100, 20, 20, 50, 50]]
-    >>> pairwise_oks([truth[0], [0, 0, 9, 9, 20, 20, -1, -1]], truth, [0.05, 0.05]).tolist()
-    [[1.0], [0.5]]
+    >>> paired_oks([truth[0], [0, 0, 9, 9, 20, 20, -1, -1]], truth, [0.05, 0.05]).tolist()
+    [1.0, 0.5]
     """
-    boxes_A4, points_AJ2, visible_AJ = split(said_AK)
-    boxes_B4, points_BJ2, visible_BJ = split(truth_BK)
-    close_ABJ = _closeness(points_AJ2[:, None], points_BJ2, _area(boxes_B4), sigmas_J)
-    close_ABJ *= visible_AJ[:, None] & visible_BJ
-    num_visible_B = visible_BJ.sum(axis=1)
-    oks_AB: FloatArray = close_ABJ.sum(axis=-1) / np.maximum(num_visible_B, 1)
-    blind_B = np.flatnonzero(num_visible_B == 0)
-    if len(blind_B):
-        oks_AB[:, blind_B] = pairwise_iou(boxes_A4, boxes_B4[blind_B])
-    return oks_AB
+    boxes_L4, points_LJ2, seen_LJ = split(said_LK)
+    true_boxes_L4, true_points_LJ2, visible_LJ = split(truth_LK)
+    close_LJ = _closeness(points_LJ2, true_points_LJ2, _area(true_boxes_L4), sigmas_J)
+    close_LJ *= seen_LJ & visible_LJ
+    num_visible_L = visible_LJ.sum(axis=-1)
+    oks_L = close_LJ.sum(axis=-1) / np.maximum(num_visible_L, 1)
+    return np.where(num_visible_L > 0, oks_L, paired_iou(boxes_L4, true_boxes_L4))
 
 
 def mutual_oks(first_LK: FloatArray, second_LK: FloatArray, sigmas_J: ArrayLike) -> FloatArray:

@@ -1,6 +1,6 @@
 """Points in masks, looked up in the masks' run lengths: no mask is ever decoded to pixels.
 
-Axes: A points, B masks, C characters of all masks, R runs of all masks, one mask after the other.
+Axes: L points, B masks, C characters of all masks, R runs of all masks, one mask after the other.
 
 COCO's compressed run lengths (pycocotools, common/maskApi.c, rleToString): pixels go down the columns; runs of 0 and 1
 take turns, the first is of 0 and may be empty. From a mask's fourth run on, the difference to the run two before is
@@ -39,43 +39,49 @@ def mask_areas(masks_B: Sequence[Mask]) -> IntArray:
     >>> mask_areas([Mask((3, 2), b"132")]).tolist()  # runs 1, 3, 2: the lower left pixel and the middle column
     [3]
     """
-    ends_R, first_B = _run_ends(masks_B)
-    runs_R = np.diff(ends_R, prepend=0)
+    runs = read_masks(masks_B)
+    first_B, runs_R = runs.first_B, np.diff(runs.ends_R, prepend=0)
     odd_R = (np.arange(len(runs_R)) - np.repeat(first_B[:-1], np.diff(first_B))) & 1
     areas_R = np.concatenate([[0], np.cumsum(runs_R * odd_R)])
     return np.asarray(areas_R[first_B[1:]] - areas_R[first_B[:-1]])
 
 
-def points_in_masks(points_A2: ArrayLike, masks_B: Sequence[Mask]) -> BoolArray:
-    """Which points lie in which masks.
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRuns:
+    """Where the runs of B masks end."""
 
-    Args:
-        points_A2: [A, 2] bins, whole numbers in 0..999. A point's pixel is floor(bin * size / 999), the last pixel at
-            most.
-        masks_B: B masks.
+    sizes_B2: IntArray
+    """[B, 2] width and height."""
+    ends_R: IntArray
+    """[R] the pixel after each run, counted through all masks."""
+    first_B: IntArray
+    """[B + 1] the place of each mask's first run."""
 
-    Returns:
-        inside_AB: [A, B].
+    def contain(self, points_L2: ArrayLike, mask_L: ArrayLike) -> BoolArray:
+        """Which points lie in their masks.
 
-    Raises ValueError as `mask_areas` does.
+        Args:
+            points_L2: [..., L, 2] bins, whole numbers in 0..999. A point's pixel is floor(bin * size / 999), the last
+                pixel at most.
+            mask_L: [..., L] the place of each point's mask.
 
-    >>> points_in_masks([[0, 999], [0, 0], [500, 0]], [Mask((3, 2), b"132")]).ravel().tolist()
-    [True, False, True]
-    """
-    points = np.asarray(points_A2, dtype=np.int64).reshape(-1, 2)
-    if not len(points) or not masks_B:
-        return np.zeros((len(points), len(masks_B)), dtype=np.bool_)
-    ends_R, first_B = _run_ends(masks_B)
-    sizes_B2 = np.array([mask.size for mask in masks_B], dtype=np.int64)
-    pixels_BA2 = np.clip(points * sizes_B2[:, None] // GRID_SPAN_BINS, 0, sizes_B2[:, None] - 1)
-    before_B = np.cumsum(sizes_B2.prod(axis=1)) - sizes_B2.prod(axis=1)
-    places_BA = before_B[:, None] + pixels_BA2[..., 0] * sizes_B2[:, 1:] + pixels_BA2[..., 1]
-    run_BA = ends_R.searchsorted(places_BA.ravel(), side="right").reshape(places_BA.shape)
-    return np.asarray(((run_BA - first_B[:-1, None]) & 1).T == 1)
+        Returns:
+            inside_L: [..., L].
+
+        >>> read_masks([Mask((3, 2), b"132")]).contain([[0, 999], [0, 0], [500, 0]], [0, 0, 0]).tolist()
+        [True, False, True]
+        """
+        mask_L = np.asarray(mask_L, dtype=np.int64)
+        size_L2 = self.sizes_B2[mask_L]
+        pixel_L2 = np.clip(np.asarray(points_L2, dtype=np.int64) * size_L2 // GRID_SPAN_BINS, 0, size_L2 - 1)
+        before_B = np.cumsum(self.sizes_B2.prod(axis=1)) - self.sizes_B2.prod(axis=1)
+        place_L = before_B[mask_L] + pixel_L2[..., 0] * size_L2[..., 1] + pixel_L2[..., 1]
+        run_L = self.ends_R.searchsorted(place_L, side="right")
+        return np.asarray((run_L - self.first_B[mask_L]) & 1 == 1)
 
 
-def _run_ends(masks_B: Sequence[Mask]) -> tuple[IntArray, IntArray]:
-    """([R] the pixel after each run, counted through all masks, [B + 1] the place of each mask's first run)."""
+def read_masks(masks_B: Sequence[Mask]) -> MaskRuns:
+    """Read run lengths; raises ValueError as `mask_areas` does."""
     numbers_R, first_B = _numbers(masks_B)
     num_runs_B = np.diff(first_B)
     # Sums over every second number undo the differences; what lies before a mask's second and third run is taken off.
@@ -90,14 +96,15 @@ def _run_ends(masks_B: Sequence[Mask]) -> tuple[IntArray, IntArray]:
     runs_R[starts_B] = numbers_R[starts_B]
     ends_R = np.cumsum(runs_R)
     total_B = np.diff(ends_R[first_B[1:] - 1], prepend=0)
-    expected_B = np.array([mask.size[0] * mask.size[1] for mask in masks_B], dtype=np.int64)
+    sizes_B2 = np.array([mask.size for mask in masks_B], dtype=np.int64).reshape(-1, 2)
+    expected_B = sizes_B2.prod(axis=1)
     if len(runs_R) and runs_R.min() < 0:
         raise ValueError(f"mask {int(chain_R[runs_R.argmin()]) // 2}: a run length is negative")
     for mask in np.flatnonzero(total_B != expected_B).tolist():
         raise ValueError(
             f"mask {mask}: runs of {total_B[mask]} pixels, expected {expected_B[mask]} of {masks_B[mask].size}"
         )
-    return ends_R, first_B
+    return MaskRuns(sizes_B2, ends_R, first_B)
 
 
 def _numbers(masks_B: Sequence[Mask]) -> tuple[IntArray, IntArray]:

@@ -15,9 +15,7 @@ serve a second, overlapping truth.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -73,34 +71,37 @@ def best_total(group_value_NB: FloatArray) -> float:
     return math.fsum(group_value_NB[_assign(group_value_NB)].tolist())
 
 
-def first_choices(value_AB: FloatArray, ends_G: Sequence[int]) -> tuple[IntArray, FloatArray, list[bool]]:
+def first_choices(
+    said_L: IntArray, true_L: IntArray, value_L: FloatArray, answer_A: IntArray, num_answers: int
+) -> tuple[IntArray, FloatArray, list[bool]]:
     """The truth each shape of G answers would take if it were alone, in one pass.
 
     Args:
-        value_AB: [A, B] values of the shapes of all answers.
-        ends_G: [G + 1] where each answer starts, and where the last one ends.
+        said_L: [L] place among the shapes of all answers, of each pair worth anything.
+        true_L: [L] place in the truth of that shape's answer.
+        value_L: [L] above 0.
+        answer_A: [A] the answer that each shape is of.
+        num_answers: G.
 
     Returns:
-        choice_A: [A] the best truth, or UNMATCHED where a shape is worth nothing to any.
+        choice_A: [A] the best truth, the first of several, or UNMATCHED where a shape is worth nothing to any.
         best_A: [A] what it is worth to that one.
         contested_G: [G] whether two shapes would take the same; if not, the choices are the best matching.
 
-    >>> choice_A, best_A, contested_G = first_choices(np.array([[0.5, 0.1], [0.2, 0.9], [0.3, 0.0]]), [0, 2, 3])
+    >>> said_L, true_L, value_L = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 0]), np.array([5, 1, 2, 9, 3]) / 10
+    >>> choice_A, best_A, contested_G = first_choices(said_L, true_L, value_L, np.array([0, 0, 1]), 2)
     >>> choice_A.tolist(), best_A.tolist(), contested_G
     ([0, 1, 0], [0.5, 0.9, 0.3], [False, False])
     """
-    num_shapes, num_true = value_AB.shape
-    if value_AB.size:
-        choice_A = value_AB.argmax(axis=1)
-        best_A = value_AB[np.arange(num_shapes), choice_A]
-        choice_A[best_A <= 0.0] = UNMATCHED
-    else:
-        choice_A, best_A = np.full(num_shapes, UNMATCHED), np.zeros(num_shapes)
+    num_true = int(true_L.max(initial=0)) + 1
+    best_A, choice_A = np.zeros(len(answer_A)), np.full(len(answer_A), num_true)
+    np.maximum.at(best_A, said_L, value_L)
+    is_best_L = value_L == best_A[said_L]
+    np.minimum.at(choice_A, said_L[is_best_L], true_L[is_best_L])
+    choice_A[best_A <= 0.0] = UNMATCHED
     # Every answer has a block of B + 1 numbers; shapes worth nothing take the first, which may be taken often.
-    counts_G = [end - start for start, end in pairwise(ends_G)]
-    block_A = np.repeat(np.arange(len(counts_G)) * (num_true + 1) + 1, counts_G)
-    wanted = np.bincount(block_A + choice_A, minlength=len(counts_G) * (num_true + 1)).reshape(-1, num_true + 1)
-    contested_G = (wanted[:, 1:].max(axis=1, initial=0) > 1).tolist()
+    taken = np.bincount(answer_A * (num_true + 1) + choice_A + 1, minlength=num_answers * (num_true + 1))
+    contested_G = (taken.reshape(num_answers, num_true + 1)[:, 1:].max(axis=1) > 1).tolist()
     return choice_A, best_A, contested_G
 
 

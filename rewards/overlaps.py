@@ -1,42 +1,66 @@
-"""Everything pairwise that a reward needs to know of an answer, measured once for all answers of a prompt.
+"""Everything pairwise that a reward needs to know of answers, measured at once for all answers of a task.
 
-Axes: G answers, N said shapes of one answer, A those of all answers, B true shapes, K numbers a shape has.
+Axes: P prompts, G answers to all of them, N said shapes of one answer, A those of all answers, one answer after the
+other, B true shapes of one prompt, C those of all prompts, L pairs of a said and a true shape.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from rewards.duplicates import group_roots, near_pairs, num_copies
+from rewards.duplicates import group_roots, is_copy, near_pairs
 from rewards.geometry import BoolArray, FloatArray, IntArray
 from rewards.matching import best_total, first_choices, group_values
+from rewards.pairs import meeting_pairs
 from rewards.records import RewardWeights, Said, Truth
 from rewards.terms import HIT_IOU, is_giant
 from rewards.text import text_similarity
-from rewards.values import Boxes, read_shapes, shape_values
+from rewards.values import Boxes, everywhere, read_shapes, shape_values
 
-_BATCH_PAIRS = 16384
+_BATCH_PAIRS = 8192
 """Pairs measured in one NumPy call: enough to hide the call's cost; larger arrays cost fresh memory pages each time
-(eight answers of 100 boxes took twice as long in one call)."""
+(23,000 pairs took twice as long in one call)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Overlaps:
-    """One answer against its truth."""
+class Pairs:
+    """The pairs of all answers that are worth anything."""
 
-    value_NB: FloatArray
-    """What a pair counts in the matching: its value by geometry where the labels are equal, else 0; where labels are
-    recognised text, the value times their similarity. Boxes: shaped, where the weights say so."""
+    said_L: IntArray
+    """Place among the A said shapes, ascending."""
+    true_L: IntArray
+    """Place in the truth of the answer's own prompt."""
+    value_L: FloatArray
+    """Above 0."""
+
+    def matrix(self, start: int, end: int, num_true: int) -> FloatArray:
+        """[N, B] values of the answer whose shapes are from `start` to before `end`."""
+        pairs = slice(*self.said_L.searchsorted((start, end)).tolist())
+        value_NB = np.zeros((end - start, num_true))
+        value_NB[self.said_L[pairs] - start, self.true_L[pairs]] = self.value_L[pairs]
+        return value_NB
+
+
+class Overlaps(NamedTuple):
+    """One answer against its truth; a tuple, as a step has hundreds of them and a dataclass takes longer to make."""
+
+    pairs: Pairs
+    """Of all answers; see `value_NB`."""
+    start: int
+    """Where the answer's shapes start among all."""
+    num_said: int
+    """N."""
+    num_true: int
+    """B."""
     near_NN: BoolArray | None
     """Near-copies of one label (of any, where labels are recognised text) among the said shapes, the diagonal False;
     None when there are none."""
     root_N: IntArray
     """Near-copy group of each said shape, named by its first member."""
-    num_copies: int
-    """Said shapes beyond the first of their group."""
     lost_giant_N: BoolArray
     """Giant shapes that no truth of their label explains (value by geometry > 0.5)."""
     choice_N: IntArray
@@ -47,19 +71,21 @@ class Overlaps:
     """Whether every shape can have its first choice: no near-copies, no truth chosen twice."""
 
     @property
-    def num_said(self) -> int:
-        """N."""
-        return len(self.value_NB)
-
-    @property
-    def num_true(self) -> int:
-        """B."""
-        return int(self.value_NB.shape[1])
+    def value_NB(self) -> FloatArray:
+        """What a pair counts in the matching: its value by geometry where the labels are equal, else 0; where labels
+        are recognised text, the value times their similarity. Boxes: shaped, where the weights say so.
+        """
+        return self.pairs.matrix(self.start, self.start + self.num_said, self.num_true)
 
     @property
     def group_value_NB(self) -> FloatArray:
         """Value of each near-copy group for each truth, in the row of its first member; other rows are 0."""
-        return group_values(self.value_NB, self.root_N) if self.num_copies else self.value_NB
+        return self.value_NB if self.near_NN is None else group_values(self.value_NB, self.root_N)
+
+    @property
+    def num_copies(self) -> int:
+        """Said shapes beyond the first of their group."""
+        return 0 if self.near_NN is None else int(np.count_nonzero(is_copy(self.root_N)))
 
     @property
     def total(self) -> float:
@@ -67,91 +93,118 @@ class Overlaps:
         return math.fsum(self.best_N.tolist()) if self.is_plain else best_total(self.group_value_NB)
 
 
-def measure(said_G: Sequence[Said], truth: Truth, weights: RewardWeights) -> list[Overlaps]:
-    """Measure every answer of a prompt against the truth.
+def measure(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth], weights: RewardWeights) -> list[Overlaps]:
+    """Measure all answers to some prompts of one task, [G] of one prompt after the other.
 
-    Raises ValueError when an answer's shapes are of another geometry than the truth's.
+    Raises ValueError when an answer's shapes are of another geometry than the truths'.
     """
-    num_G = [len(said.labels) for said in said_G]
-    ends_G = [0, *accumulate(num_G)]
-    shapes = read_shapes(said_G, truth)
-    labels_A = [label for said in said_G for label in said.labels]
-    code_A, code_B = _label_codes(labels_A, truth)
-    answer_A = np.repeat(np.arange(len(said_G)), num_G)
-    pairs_L2 = near_pairs(shapes, answer_A if truth.reads_text else code_A * len(said_G) + answer_A)
-    root_A = group_roots(pairs_L2, len(labels_A))
-    near_G = _near_copies(pairs_L2, answer_A, ends_G)
-    giant_A = is_giant(shapes.areas())
-    batch = max(1, _BATCH_PAIRS // max(1, max(num_G, default=0) * len(code_B)))
-    overlaps_G: list[Overlaps] = []
-    for first in range(0, len(said_G), batch):
-        ends_C = ends_G[first : first + batch + 1]
-        rows = slice(ends_C[0], ends_C[-1])
-        value_AB = shapes.values(rows)
-        same_AB = code_A[rows, None] == code_B
-        lost_A = giant_A[rows]
-        if lost_A.any():
-            lost_A = lost_A & ~((value_AB > HIT_IOU) & (same_AB | truth.reads_text)).any(axis=1)
-        if isinstance(shapes, Boxes) and weights.shapes_boxes:
-            value_AB = shape_values(value_AB, shapes.shapes_AK[rows], truth.bins_NK, weights)
-        value_AB *= text_similarity(labels_A[rows], truth.labels) if truth.reads_text else same_AB
-        overlaps_G += _split(value_AB, lost_A, root_A[rows], near_G[first : first + batch], ends_C)
-    return overlaps_G
-
-
-def measure_labels(said_G: Sequence[Said], truth: Truth) -> list[tuple[FloatArray, BoolArray]]:
-    """[G] of ([N, B] value of every pair by geometry alone, [N, B] whether their labels are equal)."""
-    shapes = read_shapes(said_G, truth)
-    code_A, code_B = _label_codes([label for said in said_G for label in said.labels], truth)
-    any_AB, same_AB = shapes.values(slice(None)), code_A[:, None] == code_B
-    ends_G = [0, *accumulate(len(said.labels) for said in said_G)]
-    return [(any_AB[start:end], same_AB[start:end]) for start, end in pairwise(ends_G)]
-
-
-def _split(
-    value_AB: FloatArray,
-    lost_A: BoolArray,
-    root_A: IntArray,
-    near_G: Sequence[BoolArray | None],
-    ends_G: Sequence[int],
-) -> list[Overlaps]:
-    """What was measured of a few answers in one pass, answer by answer."""
-    starts_G = [end - ends_G[0] for end in ends_G]
-    choice_A, best_A, contested_G = first_choices(value_AB, starts_G)
-    overlaps_G = []
-    for (start, end), near_NN, contested in zip(pairwise(starts_G), near_G, contested_G, strict=True):
-        root_N = root_A[start:end] - ends_G[0] - start
-        overlaps_G.append(
-            Overlaps(
-                value_NB=value_AB[start:end],
-                near_NN=near_NN,
-                root_N=root_N,
-                num_copies=0 if near_NN is None else num_copies(root_N),
-                lost_giant_N=lost_A[start:end],
-                choice_N=choice_A[start:end],
-                best_N=best_A[start:end],
-                is_plain=near_NN is None and not contested,
-            )
+    step = _Step(said_PG, truth_P)
+    shapes, reads_text = step.shapes, truth_P[0].reads_text
+    is_shaped = isinstance(shapes, Boxes) and weights.shapes_boxes
+    said_L, true_L, value_L = step.measure(any_label=reads_text, anywhere=is_shaped)
+    lost_A = is_giant(shapes.areas())
+    if lost_A.any():
+        lost_A[said_L[value_L > HIT_IOU]] = False
+    if is_shaped:
+        assert isinstance(shapes, Boxes)
+        value_L = shape_values(value_L, shapes.shapes_AK[said_L], shapes.truth_BK[true_L], weights)
+    if reads_text:
+        value_L *= text_similarity([step.labels_A[i] for i in said_L], [step.labels_C[i] for i in true_L])
+    pairs = step.pairs(said_L, true_L, value_L)
+    ends_G = step.ends_G
+    choice_A, best_A, contested_G = first_choices(pairs.said_L, pairs.true_L, pairs.value_L, step.answer_A, len(step))
+    family_A = step.answer_A if reads_text else step.code_A * len(step) + step.answer_A
+    pairs_L2 = near_pairs(shapes, family_A)
+    root_A = group_roots(pairs_L2, len(family_A))
+    near_G = _near_copies(pairs_L2, step.answer_A, ends_G)
+    return [
+        Overlaps(
+            pairs=pairs,
+            start=start,
+            num_said=end - start,
+            num_true=num_true,
+            near_NN=near_NN,
+            root_N=root_A[start:end] - start,
+            lost_giant_N=lost_A[start:end],
+            choice_N=choice_A[start:end],
+            best_N=best_A[start:end],
+            is_plain=near_NN is None and not contested,
         )
-    return overlaps_G
+        for (start, end), num_true, near_NN, contested in zip(
+            pairwise(ends_G), step.num_true_G, near_G, contested_G, strict=True
+        )
+    ]
 
 
-def _label_codes(labels_A: Sequence[str], truth: Truth) -> tuple[IntArray, IntArray]:
-    """[A] and [B] a number for each label, the same for equal labels."""
-    code_of = {label: code for code, label in enumerate(dict.fromkeys((*truth.labels, *labels_A)))}
-    code_A = np.array([code_of[label] for label in labels_A], dtype=np.int64)
-    return code_A, np.array([code_of[label] for label in truth.labels], dtype=np.int64)
+def measure_labels(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[tuple[FloatArray, BoolArray]]:
+    """[G] of ([N, B] value of every pair by geometry alone, [N, B] whether their labels are equal)."""
+    step = _Step(said_PG, truth_P)
+    pairs = step.pairs(*step.measure(any_label=True, anywhere=False))
+    return [
+        (
+            pairs.matrix(start, end, num_true),
+            step.code_A[start:end, None] == step.code_C[first : first + num_true],
+        )
+        for (start, end), first, num_true in zip(pairwise(step.ends_G), step.first_G, step.num_true_G, strict=True)
+    ]
+
+
+class _Step:
+    """All answers and truths one after the other, and who belongs to whom."""
+
+    def __init__(self, said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> None:
+        said_G = [said for said_of_prompt in said_PG for said in said_of_prompt]
+        num_G, num_P = [len(said.labels) for said in said_G], [len(truth.labels) for truth in truth_P]
+        prompts_P = np.arange(len(truth_P))
+        prompt_G = prompts_P.repeat([len(said_of_prompt) for said_of_prompt in said_PG])
+        self.shapes = read_shapes(said_G, truth_P)
+        self.ends_G = [0, *accumulate(num_G)]
+        self.answer_A, self.prompt_A = np.arange(len(said_G)).repeat(num_G), prompt_G.repeat(num_G)
+        self.prompt_C = prompts_P.repeat(num_P)
+        self.first_P = np.cumsum(num_P) - num_P
+        self.first_G, self.num_true_G = self.first_P[prompt_G].tolist(), np.array(num_P)[prompt_G].tolist()
+        self.labels_A = list(chain.from_iterable([said.labels for said in said_G]))
+        self.labels_C = list(chain.from_iterable([truth.labels for truth in truth_P]))
+        codes = {label: code for code, label in enumerate(dict.fromkeys((*self.labels_C, *self.labels_A)))}
+        self.code_A = np.array([codes[label] for label in self.labels_A], dtype=np.int64)
+        self.code_C = np.array([codes[label] for label in self.labels_C], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.num_true_G)
+
+    def measure(self, *, any_label: bool, anywhere: bool) -> tuple[IntArray, IntArray, FloatArray]:
+        """([L] place among A, [L] place among C, [L] value by geometry) of the pairs of one prompt.
+
+        Args:
+            any_label: pairs of different labels too.
+            anywhere: pairs too that lie so far apart that they are worth nothing.
+        """
+        num_codes = len(self.code_A) + len(self.code_C) + 1
+        family_A, family_C = self.prompt_A * num_codes, self.prompt_C * num_codes
+        if not any_label:
+            family_A, family_C = family_A + self.code_A, family_C + self.code_C
+        spans_A, spans_C = (everywhere(family_A), everywhere(family_C)) if anywhere else self.shapes.spans()
+        said_L, true_L = meeting_pairs(spans_A, family_A, spans_C, family_C)
+        parts = [slice(at, at + _BATCH_PAIRS) for at in range(0, len(said_L), _BATCH_PAIRS)]
+        values = [self.shapes.values(said_L[part], true_L[part]) for part in parts]
+        return said_L, true_L, np.concatenate([np.zeros(0), *values])
+
+    def pairs(self, said_L: IntArray, true_L: IntArray, value_L: FloatArray) -> Pairs:
+        """Those of `measure` that are worth anything."""
+        counts_L = np.flatnonzero(value_L > 0.0)
+        said_L, true_L = said_L[counts_L], true_L[counts_L]
+        return Pairs(said_L, true_L - self.first_P[self.prompt_A[said_L]], value_L[counts_L])
 
 
 def _near_copies(pairs_L2: IntArray, answer_A: IntArray, ends_G: list[int]) -> list[BoolArray | None]:
     """[G] of [N, N]: the pairs of near-copies within each answer, None for an answer without any."""
     near_G: list[BoolArray | None] = [None] * (len(ends_G) - 1)
-    if not len(pairs_L2):
-        return near_G
     answer_L = answer_A[pairs_L2[:, 0]]
-    for answer in np.unique(answer_L).tolist():
+    order_L = answer_L.argsort()
+    answers, firsts = np.unique(answer_L[order_L], return_index=True)
+    for answer, pairs_of_answer_L2 in zip(answers.tolist(), np.split(pairs_L2[order_L], firsts[1:]), strict=False):
         start, end = ends_G[answer], ends_G[answer + 1]
-        first_L, second_L = (pairs_L2[answer_L == answer] - start).T
+        first_L, second_L = (pairs_of_answer_L2 - start).T
         near_NN = np.zeros((end - start, end - start), dtype=np.bool_)
         near_NN[first_L, second_L] = near_NN[second_L, first_L] = True
         near_G[answer] = near_NN

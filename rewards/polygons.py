@@ -1,6 +1,6 @@
 """How well polygons agree: the IoU of the areas they enclose (Shapely).
 
-Axes: A said polygons, B true ones, N polygons, L pairs, K numbers of the longest polygon; a shorter one repeats its
+Axes: N polygons, L pairs of them, K numbers of the longest polygon; a shorter one repeats its
 last vertex. Which vertex comes first and which way round they are written makes no difference.
 
 The rule for a ring that crosses or touches itself: it encloses all that lies within any of its loops, found by
@@ -50,31 +50,20 @@ def regions(bins_NK: ArrayLike) -> RegionArray:
 def region_iou(first_L: RegionArray, second_L: RegionArray) -> FloatArray:
     """[L] IoU of pairs of areas in [0, 1], exactly 1 for equal ones and 0 where either is empty.
 
+    Only pairs whose bounding rectangles overlap are intersected; an empty area has bounds of NaN, which meet nothing.
+
     >>> region_iou(regions([[0, 0, 9, 0, 9, 9, 0, 9]]), regions([[0, 0, 9, 0, 9, 9, 9, 9]])).tolist()
     [0.5]
     """
-    area_first_L, area_second_L = shapely.area(first_L), shapely.area(second_L)
-    inter_L = np.minimum(shapely.area(shapely.intersection(first_L, second_L)), np.minimum(area_first_L, area_second_L))
-    union_L = area_first_L + area_second_L - inter_L
-    iou_L = np.divide(inter_L, union_L, out=np.zeros(len(union_L)), where=union_L > 0.0)
-    return np.where(iou_L > 1.0 - _ROUNDING, 1.0, iou_L)
-
-
-def pairwise_polygon_iou(regions_A: RegionArray, truth_B: RegionArray) -> FloatArray:
-    """[A, B] IoU of every area with every other; only pairs whose bounding rectangles overlap are intersected.
-
-    >>> said_A, truth_B = regions([[0, 0, 9, 0, 9, 9]]), regions([[0, 0, 9, 0, 9, 9], [50, 0, 59, 0, 59, 9]])
-    >>> pairwise_polygon_iou(said_A, truth_B).tolist()
-    [[1.0, 0.0]]
-    """
-    first_A14, second_B4 = shapely.bounds(regions_A)[:, None], shapely.bounds(truth_B)
-    meets_AB = (first_A14[..., :2] < second_B4[:, 2:]).all(axis=-1) & (second_B4[:, :2] < first_A14[..., 2:]).all(
-        axis=-1
-    )
-    iou_AB = np.zeros(meets_AB.shape)
-    said_L, true_L = np.nonzero(meets_AB)  # an empty area has bounds of NaN, which meet nothing
-    iou_AB[said_L, true_L] = region_iou(regions_A[said_L], truth_B[true_L])
-    return iou_AB
+    first_L4, second_L4 = shapely.bounds(first_L), shapely.bounds(second_L)
+    meets_L = ((first_L4[:, :2] < second_L4[:, 2:]) & (second_L4[:, :2] < first_L4[:, 2:])).all(axis=1)
+    first_M, second_M = first_L[meets_L], second_L[meets_L]
+    area_first_M, area_second_M = shapely.area(first_M), shapely.area(second_M)
+    inter_M = np.minimum(shapely.area(shapely.intersection(first_M, second_M)), np.minimum(area_first_M, area_second_M))
+    iou_M = inter_M / (area_first_M + area_second_M - inter_M)
+    iou_L = np.zeros(len(meets_L))
+    iou_L[meets_L] = np.where(iou_M > 1.0 - _ROUNDING, 1.0, iou_M)
+    return iou_L
 
 
 def alike(regions_N: RegionArray, first_L: IntArray, second_L: IntArray, limit: float) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ HIT_IOU = 0.5
 """A giant box that a truth of its label overlaps by more than this is a right answer."""
 
 
-def f1(total: ArrayLike, num_said: ArrayLike, num_true: int) -> FloatArray:
+def f1(total: ArrayLike, num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
     """F1 of continuous values: 2 * total / (num_said + num_true), in [0, 1].
 
     The harmonic mean of recall total / num_true and precision total / num_said (paper section 4.2.3, closed form),
@@ -32,35 +32,35 @@ def f1(total: ArrayLike, num_said: ArrayLike, num_true: int) -> FloatArray:
     >>> f1([1.0, 1.0, 0.0], [1, 3, 0], 1).tolist(), f1([0.0, 0.0], [0, 2], 0).tolist()
     ([1.0, 0.5, 0.0], [1.0, 0.0])
     """
-    shapes = np.asarray(num_said) + num_true
+    shapes = np.asarray(num_said) + np.asarray(num_true)
     return np.where(shapes > 0, 2.0 * np.asarray(total) / np.maximum(shapes, 1), 1.0)
 
 
-def excess(count: ArrayLike, num_true: int) -> FloatArray:
+def excess(count: ArrayLike, num_true: ArrayLike) -> FloatArray:
     """A count of what should not be there as a penalty: min(1, count / max(1, num_true)), in [0, 1].
 
     >>> excess([0, 1, 9], 4).tolist(), excess(1, 0).tolist()
     ([0.0, 0.25, 1.0], 1.0)
     """
-    return np.minimum(np.asarray(count) / max(1, num_true), 1.0)
+    return np.minimum(np.asarray(count) / np.maximum(num_true, 1), 1.0)
 
 
-def surplus(num_said: ArrayLike, num_true: int) -> FloatArray:
+def surplus(num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
     """Penalty for shapes beyond the number of true ones, in [0, 1].
 
     >>> surplus([1, 2, 3], 2).tolist()
     [0.0, 0.0, 0.5]
     """
-    return excess(np.maximum(np.asarray(num_said) - num_true, 0), num_true)
+    return excess(np.maximum(np.asarray(num_said) - np.asarray(num_true), 0), num_true)
 
 
-def count_error(num_said: ArrayLike, num_true: int) -> FloatArray:
+def count_error(num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
     """Signed relative count error (said - true) / max(1, true), in [-1, inf). Logged, never rewarded.
 
     >>> count_error([1, 2, 6], 2).tolist()
     [-0.5, 0.0, 2.0]
     """
-    error: FloatArray = (np.asarray(num_said, dtype=np.float64) - num_true) / max(1, num_true)
+    error: FloatArray = (np.asarray(num_said, dtype=np.float64) - np.asarray(num_true)) / np.maximum(num_true, 1)
     return error
 
 
@@ -110,7 +110,7 @@ def rejection(absent: Collection[str], empty_categories: Sequence[str]) -> float
 
 
 def shape_terms(
-    total: ArrayLike, num_said: ArrayLike, num_copies: ArrayLike, num_lost_giants: ArrayLike, num_true: int
+    total: ArrayLike, num_said: ArrayLike, num_copies: ArrayLike, num_lost_giants: ArrayLike, num_true: ArrayLike
 ) -> dict[str, FloatArray]:
     """The terms that follow from the shapes, by name, each in [0, 1]; all but `f1` are penalties.
 

@@ -1,7 +1,7 @@
 """What a said shape is worth as an answer to a true one, and who says the same thing twice: geometry by geometry.
 
-Axes: G answers of one prompt, A said shapes of all of them, one answer after the other, B true shapes, L pairs of said
-shapes, K numbers a shape has.
+Axes: G answers to the P prompts of one task, A said shapes of all of them, one answer after the other, B true shapes of
+all prompts, L pairs, K numbers a shape has.
 
 | geometry | value of a pair, in [0, 1] | near-copies |
 |---|---|---|
@@ -28,29 +28,33 @@ from rewards.geometry import (
     FloatArray,
     IntArray,
     paired_iou,
+    paired_nearness,
     pairwise_closeness,
-    pairwise_iou,
-    pairwise_nearness,
     points_in_boxes,
 )
-from rewards.keypoints import DEFAULT_SIGMA, mutual_oks, pairwise_oks
-from rewards.masks import points_in_masks
-from rewards.polygons import RegionArray, alike, pairwise_polygon_iou, regions
+from rewards.keypoints import DEFAULT_SIGMA, mutual_oks, paired_oks
+from rewards.masks import MaskRuns, read_masks
+from rewards.pairs import Spans
+from rewards.polygons import RegionArray, alike, region_iou, regions
 from rewards.records import RewardWeights, Said, Truth
 
 NEAR_OVERLAP = 0.7
 """Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near-copies."""
 NEAR_BINS = 5.0
 """Two points of one label at most this far apart are near-copies: 0.5 % of the image's side."""
+_NO_MASK = -1
 _SLACK_BINS = 1.0
 """Added to the reach of near-copies, so that rounding loses none; the exact test follows."""
 
 
 class SaidShapes(Protocol):
-    """All said shapes of the answers to one prompt, beside its truth."""
+    """All said shapes of many answers, beside the true ones."""
 
-    def values(self, rows: slice) -> FloatArray:
-        """[rows, B] value of some said shapes for every true one, whatever the labels."""
+    def spans(self) -> tuple[Spans, Spans]:
+        """([A], [B]) on the x axis: a pair whose spans do not meet is worth 0."""
+
+    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
+        """[L] value of some said shapes for some true ones, whatever the labels."""
 
     def areas(self) -> FloatArray:
         """[A] area in bins squared, 0 for points and shapes without any."""
@@ -64,14 +68,18 @@ class SaidShapes(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
-    """Boxes [A, 4] as written."""
+    """Boxes [A, 4] as written, and true ones [B, 4]."""
 
     shapes_AK: FloatArray
-    truth: Truth
+    truth_BK: FloatArray
 
-    def values(self, rows: slice) -> FloatArray:
+    def spans(self) -> tuple[Spans, Spans]:
+        """Left to right side."""
+        return (self.shapes_AK[:, 0], self.shapes_AK[:, 2]), (self.truth_BK[:, 0], self.truth_BK[:, 2])
+
+    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
         """IoU."""
-        return pairwise_iou(self.shapes_AK[rows], self.truth.bins_NK)
+        return paired_iou(self.shapes_AK[said_L], self.truth_BK[true_L])
 
     def areas(self) -> FloatArray:
         """Width x height, 0 for swapped corners."""
@@ -89,28 +97,43 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """Points [A, 2], and which of them hit what (None: closeness counts)."""
+    """Points [A, 2], true ones [B, 2], and what these say must be hit: a mask, else a box, else closeness counts."""
 
     shapes_AK: FloatArray
-    truth: Truth
-    hit_AB: BoolArray | None
+    truth_BK: FloatArray
+    runs: MaskRuns
+    """Of the masks of all prompts."""
+    mask_B: IntArray
+    """[B] place of each one's mask, _NO_MASK where there is none."""
+    boxes_B4: FloatArray
+    """[B, 4] NaN where there is none."""
 
     @classmethod
-    def beside(cls, shapes_AK: FloatArray, truth: Truth) -> "Points":
-        """Look all points up in the true masks or boxes, once."""
-        if truth.masks:
-            hit_AB = points_in_masks(shapes_AK, truth.masks)
-        elif truth.boxes_N4 is not None:
-            hit_AB = points_in_boxes(shapes_AK, truth.boxes_N4)
-        else:
-            return cls(shapes_AK, truth, None)
-        return cls(shapes_AK, truth, hit_AB | (shapes_AK[:, None] == truth.bins_NK).all(axis=-1))
+    def beside(cls, shapes_AK: FloatArray, truth_BK: FloatArray, truth_P: Sequence[Truth]) -> "Points":
+        """Gather the targets of all prompts."""
+        runs = read_masks([mask for truth in truth_P for mask in truth.masks])
+        has_mask_B = np.repeat([bool(truth.masks) for truth in truth_P], [len(truth.labels) for truth in truth_P])
+        nowhere_P = [np.full((len(truth.labels), BOX), np.nan) for truth in truth_P]
+        boxes_P = [
+            no if truth.boxes_N4 is None else truth.boxes_N4 for no, truth in zip(nowhere_P, truth_P, strict=True)
+        ]
+        mask_B = np.where(has_mask_B, np.cumsum(has_mask_B) - 1, _NO_MASK)
+        return cls(shapes_AK, truth_BK, runs, mask_B, np.concatenate(boxes_P, dtype=np.float64))
 
-    def values(self, rows: slice) -> FloatArray:
+    def spans(self) -> tuple[Spans, Spans]:
+        """Everywhere: a mask may reach far."""
+        return everywhere(self.shapes_AK), everywhere(self.truth_BK)
+
+    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
         """1 or 0 for a hit; else closeness to the true point."""
-        if self.hit_AB is not None:
-            return self.hit_AB[rows].astype(np.float64)
-        return pairwise_closeness(self.shapes_AK[rows], self.truth.bins_NK)
+        points_L12, truth_L12 = self.shapes_AK[said_L, None], self.truth_BK[true_L, None]
+        hit_L = points_in_boxes(points_L12, self.boxes_B4[true_L, None])[:, 0, 0]
+        mask_L = self.mask_B[true_L]
+        in_mask_L = np.flatnonzero(mask_L != _NO_MASK)
+        hit_L[in_mask_L] = self.runs.contain(points_L12[in_mask_L, 0], mask_L[in_mask_L])
+        hit_L |= (points_L12 == truth_L12).all(axis=(1, 2))
+        is_aim_L = (mask_L != _NO_MASK) | ~np.isnan(self.boxes_B4[true_L, 0])
+        return np.where(is_aim_L, hit_L, pairwise_closeness(points_L12, truth_L12)[:, 0, 0])
 
     def areas(self) -> FloatArray:
         """None has any."""
@@ -133,14 +156,13 @@ class Polygons:
     regions_A: RegionArray
     truth_B: RegionArray
 
-    @classmethod
-    def beside(cls, shapes_AK: FloatArray, truth: Truth) -> "Polygons":
-        """Read the rings, once."""
-        return cls(regions(shapes_AK), regions(truth.bins_NK))
+    def spans(self) -> tuple[Spans, Spans]:
+        """Of the bounding rectangles."""
+        return _region_spans(self.regions_A), _region_spans(self.truth_B)
 
-    def values(self, rows: slice) -> FloatArray:
+    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
         """IoU of areas."""
-        return pairwise_polygon_iou(self.regions_A[rows], self.truth_B)
+        return region_iou(self.regions_A[said_L], self.truth_B[true_L])
 
     def areas(self) -> FloatArray:
         """What the rings enclose."""
@@ -148,7 +170,7 @@ class Polygons:
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
         """The whole width: a thin tip moves the start and hardly the area."""
-        x0_A, _, x1_A, _ = np.nan_to_num(shapely.bounds(self.regions_A)).T
+        x0_A, x1_A = _region_spans(self.regions_A)
         return x0_A, x1_A - x0_A
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
@@ -158,21 +180,19 @@ class Polygons:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyPoints:
-    """Instances [A, 4 + 2 J] with key points."""
+    """Instances [A, 4 + 2 J] with key points, and true ones."""
 
     shapes_AK: FloatArray
-    truth: Truth
+    truth_BK: FloatArray
     sigmas_J: FloatArray
 
-    @classmethod
-    def beside(cls, shapes_AK: FloatArray, truth: Truth) -> "KeyPoints":
-        """With the truth's fall-offs, or the same for all key points."""
-        sigmas_J = np.full((shapes_AK.shape[1] - BOX) // 2, DEFAULT_SIGMA) if truth.sigmas_J is None else truth.sigmas_J
-        return cls(shapes_AK, truth, sigmas_J)
+    def spans(self) -> tuple[Spans, Spans]:
+        """Everywhere: closeness has no end."""
+        return everywhere(self.shapes_AK), everywhere(self.truth_BK)
 
-    def values(self, rows: slice) -> FloatArray:
+    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
         """OKS."""
-        return pairwise_oks(self.shapes_AK[rows], self.truth.bins_NK, self.sigmas_J)
+        return paired_oks(self.shapes_AK[said_L], self.truth_BK[true_L], self.sigmas_J)
 
     def areas(self) -> FloatArray:
         """Of the boxes."""
@@ -180,58 +200,65 @@ class KeyPoints:
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
         """Everywhere: the boxes of near-copies need not lie near."""
-        return np.zeros(len(self.shapes_AK)), np.zeros(len(self.shapes_AK))
+        return everywhere(self.shapes_AK)
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
         """Mutual OKS > 0.7."""
         return mutual_oks(self.shapes_AK[first_L], self.shapes_AK[second_L], self.sigmas_J) > NEAR_OVERLAP
 
 
-def read_shapes(said_G: Sequence[Said], truth: Truth) -> SaidShapes:
-    """The shapes of all answers, of the truth's geometry.
+def read_shapes(said_G: Sequence[Said], truth_P: Sequence[Truth]) -> SaidShapes:
+    """The shapes of all answers, of the truths' geometry.
 
-    Raises ValueError when an answer's shapes are of another geometry than the truth's.
+    Raises ValueError when an answer's shapes are of another geometry than the truths', or these of several.
     """
-    shapes_AK = _join(said_G, truth)
-    if truth.geometry == "box":
-        return Boxes(shapes_AK, truth)
-    if truth.geometry == "point":
-        return Points.beside(shapes_AK, truth)
-    if truth.geometry == "polygon":
-        return Polygons.beside(shapes_AK, truth)
-    return KeyPoints.beside(shapes_AK, truth)
+    first = truth_P[0]
+    if any((truth.geometry, truth.reads_text) != (first.geometry, first.reads_text) for truth in truth_P):
+        raise ValueError("truths of several geometries cannot be scored together")
+    shapes_AK, truth_BK = _join(said_G, first), _stack([truth.bins_NK for truth in truth_P])
+    if first.geometry == "box":
+        return Boxes(shapes_AK, truth_BK)
+    if first.geometry == "point":
+        return Points.beside(shapes_AK, truth_BK, truth_P)
+    if first.geometry == "polygon":
+        return Polygons(regions(shapes_AK), regions(truth_BK))
+    sigmas_J = np.full((truth_BK.shape[1] - BOX) // 2, DEFAULT_SIGMA) if first.sigmas_J is None else first.sigmas_J
+    return KeyPoints(shapes_AK, truth_BK, sigmas_J)
 
 
-def shape_values(iou_AB: FloatArray, boxes_A4: FloatArray, truth_B4: np.ndarray, weights: RewardWeights) -> FloatArray:
-    """[A, B] IoU blended with measures that still tell boxes apart where it is 0; see `RewardWeights`.
+def shape_values(iou_L: FloatArray, boxes_L4: FloatArray, truth_L4: FloatArray, weights: RewardWeights) -> FloatArray:
+    """[L] IoU blended with measures that still tell boxes apart where it is 0; see `RewardWeights`.
 
     >>> box = np.array([[0.0, 0.0, 10.0, 10.0]])
-    >>> shape_values(np.zeros((1, 1)), box, box + [10, 0, 10, 0], RewardWeights(giou=1.0)).tolist()
-    [[0.25]]
+    >>> shape_values(np.zeros(1), box, box + [10, 0, 10, 0], RewardWeights(giou=1.0)).tolist()
+    [0.25]
     """
-    giou_AB, centre_AB = pairwise_nearness(boxes_A4, truth_B4)
+    giou_L, centre_L = paired_nearness(boxes_L4, truth_L4)
     total = 1.0 + weights.giou + weights.centre
-    return np.asarray((iou_AB + weights.giou * giou_AB + weights.centre * centre_AB) / total)
+    return np.asarray((iou_L + weights.giou * giou_L + weights.centre * centre_L) / total)
 
 
 def _join(said_G: Sequence[Said], truth: Truth) -> FloatArray:
-    """[A, K] the shapes of all answers, one answer after the other; polygons brought to one length."""
-    num_coordinates = truth.bins_NK.shape[1]
+    """[A, K] the shapes of all answers, one answer after the other."""
+    num_coordinates, is_polygon = truth.bins_NK.shape[1], truth.geometry == "polygon"
     parts = []
     for answer, said in enumerate(said_G):
-        num, shape = len(said.labels), said.bins_NK.shape
+        num, (rows, width) = len(said.labels), said.bins_NK.shape
         if not num:
             continue
-        fits = shape[1] >= 6 and shape[1] % 2 == 0 if truth.geometry == "polygon" else shape[1] == num_coordinates
-        if shape[0] != num or not fits:
+        if rows != num or not (width >= 6 and width % 2 == 0 if is_polygon else width == num_coordinates):
             expected = f"({num}, {num_coordinates}) of geometry {truth.geometry}"
-            raise ValueError(f"answer {answer}: {num} labels and shapes {shape}; expected {expected}")
+            raise ValueError(f"answer {answer}: {num} labels and shapes {(rows, width)}; expected {expected}")
         parts.append(said.bins_NK)
-    if truth.geometry == "polygon":
-        longest = max((part.shape[1] for part in parts), default=num_coordinates)
-        parts = [_lengthen(part, longest) for part in parts]
-        num_coordinates = longest
-    return np.concatenate([np.zeros((0, num_coordinates)), *parts], dtype=np.float64)
+    return _stack([np.zeros((0, num_coordinates)), *parts])
+
+
+def _stack(parts: Sequence[np.ndarray]) -> FloatArray:
+    """Shapes one part after the other; shorter ones, which only polygons can be, repeat their last vertex."""
+    longest = max(part.shape[1] for part in parts)
+    return np.concatenate(
+        [part if part.shape[1] == longest else _lengthen(part, longest) for part in parts], dtype=np.float64
+    )
 
 
 def _lengthen(polygons_NK: np.ndarray, num_coordinates: int) -> np.ndarray:
@@ -244,3 +271,15 @@ def _box_areas(boxes_NK: FloatArray) -> FloatArray:
     """[N] width x height of the box each shape starts with."""
     sides_N2 = np.maximum(boxes_NK[:, 2:BOX] - boxes_NK[:, :2], 0.0)
     return sides_N2[:, 0] * sides_N2[:, 1]
+
+
+def everywhere(shapes_NK: np.ndarray) -> Spans:
+    """Spans that meet all others."""
+    nowhere_N = np.zeros(len(shapes_NK))
+    return nowhere_N, nowhere_N
+
+
+def _region_spans(regions_N: RegionArray) -> Spans:
+    """Those of empty areas are at 0."""
+    x0_N, _, x1_N, _ = np.nan_to_num(shapely.bounds(regions_N)).T
+    return x0_N, x1_N

@@ -114,7 +114,7 @@ class Remarks:
 
 
 class AnswerReader:
-    """Reads answers that stand one behind the other; their shapes gather in the attributes.
+    """Reads answers that stand one behind the other; their shapes gather in the attributes, spans count all tokens.
 
     A shape ends at a comma, at the end of its segment, or at the end of the answer, so one bad shape never shifts
     the next. Its span starts at the mark or comma before it: whoever continues a list does so for that shape.
@@ -127,12 +127,12 @@ class AnswerReader:
         kinds: bytes,
         *,
         phrase_of: Callable[[bytes], str],
-        names: Mapping[str, str],
     ) -> None:
-        """`phrase_of` reads int64 ids as bytes; `names` says how a shape's label reads where it is not its phrase."""
+        """`phrase_of` reads int64 ids as bytes."""
         self._size = geometry.size
         self._good_shape, self._shape, self._segment = _GRAMMAR[geometry.size]
-        self._tokens_T, self._kinds, self._phrase_of, self._names = tokens_T, kinds, phrase_of, names
+        self._tokens_T, self._kinds, self._phrase_of = tokens_T, kinds, phrase_of
+        self._token_bytes = tokens_T.tobytes()
         self.labels: list[str] = []
         self.is_said_T = bytearray(len(kinds))
         """1 at the coordinates of each shape, in their order; 0 elsewhere."""
@@ -141,8 +141,12 @@ class AnswerReader:
         self.starts: list[int] = []
         self.ends: list[int] = []
 
-    def read(self, at: int, stop: int) -> Remarks:
-        """Read the answer from token `at` to its end token, or to `stop` where it has none."""
+    def read(self, at: int, stop: int, names: Mapping[str, str]) -> Remarks:
+        """Read the answer from token `at` to its end token, or to `stop` where it has none.
+
+        `names` says how a shape's label reads where it is not its phrase.
+        """
+        self._names = names
         self._origin, self._state, self._phrase, self._label = at, _OUTSIDE, "", ""
         self._text: list[int] = []
         self._numbers: list[int] = []
@@ -169,14 +173,15 @@ class AnswerReader:
     def _read_segment(self, segment: re.Match[bytes]) -> int:
         """A segment with all its marks; returns where it ends."""
         end = segment.end()
-        self._name(segment.start(1), self._tokens_T[segment.start(1) : segment.end(1)])
+        at, behind = segment.span(1)
+        self._name(at, self._token_bytes[8 * at : 8 * behind])
         first = segment.start(2)
         if first >= 0:
             shape, step = self._shape, len(self._shape)
-            num, at, stop = (end - first) // step, first - 1 - self._origin, end - 1 - self._origin
+            num = (end - first) // step
             self.is_said_T[first:end] = shape * num
-            self.starts += range(at, stop, step)
-            self.ends += range(at + step, stop + 1, step)
+            self.starts += range(first - 1, end - 1, step)
+            self.ends += range(first - 1 + step, end, step)
             self.labels += [self._label] * num
         else:
             first = segment.start(3)
@@ -185,8 +190,8 @@ class AnswerReader:
             self._box_end(end - 1)
         return end
 
-    def _name(self, at: int, text_T: np.ndarray) -> None:
-        self._phrase = phrase = self._phrase_of(text_T.tobytes())
+    def _name(self, at: int, ids: bytes) -> None:
+        self._phrase = phrase = self._phrase_of(ids)
         self._label = self._names.get(phrase, phrase)
         self._said.phrases.append(phrase)
         self._said.phrase_tokens.append(at - self._origin)
@@ -220,7 +225,7 @@ class AnswerReader:
 
     def _read_shapes(self, at: int, end: int) -> None:
         """What stands between two marks of a segment: shapes that commas end, and one that is still open."""
-        good_shape, origin = self._good_shape, self._origin
+        good_shape = self._good_shape
         *ended, still_open = self._kinds[at:end].split(b",")
         for part in ended:
             comma = at + len(part)
@@ -228,8 +233,8 @@ class AnswerReader:
                 self._says_shape = True
                 self.is_said_T[at : comma + 1] = self._shape
                 self.labels.append(self._label)
-                self.starts.append(self._start - origin)
-                self.ends.append(comma - origin)
+                self.starts.append(self._start)
+                self.ends.append(comma)
             else:
                 self._read_numbers(at, part)
                 if not self._numbers:
@@ -266,7 +271,7 @@ class AnswerReader:
         if self._state != _PHRASE:
             self._fault("stray_tokens", at)
             return
-        self._name(at, self._tokens_T[self._text])
+        self._name(at, self._tokens_T[self._text].tobytes())
         self._state = _LABELLED
 
     def _box_start(self, at: int) -> None:
@@ -302,8 +307,8 @@ class AnswerReader:
         for place in numbers:
             self.is_said_T[place] = 1
         self.labels.append(self._label)
-        self.starts.append(self._start - self._origin)
-        self.ends.append(end - self._origin)
+        self.starts.append(self._start)
+        self.ends.append(end)
 
     def _is_right_count(self, num: int) -> bool:
         return num == self._size if self._size else num >= MIN_POLYGON and num % 2 == 0

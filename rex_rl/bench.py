@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +59,19 @@ def median_s(*works: Callable[[], object], rounds: int) -> list[float]:
 
 
 def faster(
-    name: str, work: Callable[[], object], baseline: Callable[[], object], *, meaning: str, rounds: int, per: int = 1
+    name: str,
+    work: Callable[[], object],
+    baseline: Callable[[], object],
+    *,
+    meaning: str,
+    rounds: int,
+    per: int = 1,
+    unit: Literal["ms", "us"] = "ms",
 ) -> Figure:
-    """A figure in milliseconds; `per` divides both sides, such as by the number of answers."""
-    value_ms, baseline_ms = (total / per for total in time_ms(work, baseline, rounds=rounds))
-    return Figure(
-        name=name, value=value_ms, unit="ms", baseline=baseline_ms, ratio=baseline_ms / value_ms, meaning=meaning
-    )
+    """A figure in `unit`; `per` divides both sides, such as by the number of answers."""
+    scale = {"ms": 1.0, "us": 1e3}[unit] / per
+    value, base = (scale * total_ms for total_ms in time_ms(work, baseline, rounds=rounds))
+    return Figure(name=name, value=value, unit=unit, baseline=base, ratio=base / value, meaning=meaning)
 
 
 def lines(figures: Sequence[Figure]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`rex-rl bench rewards`: how long it takes to score answers, on one core, from token ids to every term.
+"""`rex-rl bench rewards`: how long it takes to decode and to score answers, on one core.
 
 The baselines are the published ways: plain Python loops over all pairs of boxes (the released reward_func.py works so),
 and masks decoded to pixels.
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from rewards.compose import RewardWeights, score_group
+from rewards import RewardWeights, Truth, score_group, score_groups
 from rewards.masks import Mask
-from rewards.records import Truth
 from rex_rl.bench import Figure, faster
 from rex_rl.codec import Codec
+from rex_rl.grid import MIN_POLYGON
 from rex_rl.model_folder import SHIPPED_BASE
-from rex_rl.tasks import TASKS
+from rex_rl.tasks import TASKS, Task
 from rex_rl.types import Shapes
 from rex_rl.vocabulary import load_vocabulary
 
@@ -24,17 +24,21 @@ GROUP_SIZE = 8
 GROWTH = (5, 10, 20, 50, 100, 200, 400)
 """Boxes said and true of the growth table."""
 MASK_SIZE = (1920, 1080)
+MAX_BROKEN = 60
+"""Tokens of a broken answer at most: those of key points are cut."""
 ROUNDS = 7
 
 
 def bench_rewards() -> list[Figure]:
-    """The figures of issue "Every task of Rex-Omni": three fixed cases, then growth with the number of boxes."""
+    """The figures of issue "Every task of Rex-Omni": four fixed cases, then growth with the number of boxes."""
     rng = np.random.default_rng(0)
-    codec = Codec(load_vocabulary(SHIPPED_BASE))
+    vocabulary = load_vocabulary(SHIPPED_BASE)
+    codec = Codec(vocabulary)
     return [
         _from_tokens(rng, codec, num_answers=512, num_boxes=20),
         _from_boxes(rng, num_boxes=100, name="rewards_100x100_ms"),
         _points(rng, num=50),
+        _broken(rng, codec, vocabulary.size + 20, num_answers=2400),
         *(_from_boxes(rng, num_boxes=num, name=f"rewards_{num}x{num}_ms") for num in GROWTH if num != 100),
     ]
 
@@ -43,14 +47,13 @@ def _from_tokens(rng: np.random.Generator, codec: Codec, *, num_answers: int, nu
     truths = [_truth(rng, num_boxes) for _ in range(num_answers // GROUP_SIZE)]
     tokens_PG = [[_answer_tokens(rng, codec, truth) for _ in range(GROUP_SIZE)] for truth in truths]
 
-    def decode(tokens_G: list[np.ndarray]) -> list[Shapes]:
-        return codec.decode_group(tokens_G, task=TASKS["detection"], categories=CATEGORIES)
+    def decode() -> list[list[Shapes]]:
+        return codec.decode_groups(tokens_PG, [CATEGORIES] * len(tokens_PG), task=TASKS["detection"])
 
     def score() -> None:
-        for truth, tokens_G in zip(truths, tokens_PG, strict=True):
-            score_group(decode(tokens_G), truth, weights=RewardWeights(), credit="none")
+        score_groups(decode(), truths, weights=RewardWeights(), credit="none")
 
-    said_PG = [decode(tokens_G) for tokens_G in tokens_PG]
+    said_PG = decode()
 
     def loop() -> None:
         for truth, said_G in zip(truths, said_PG, strict=True):
@@ -95,6 +98,45 @@ def _points(rng: np.random.Generator, *, num: int) -> Figure:
 
     meaning = f"{num} points against {num} masks of 1080p, from compressed run lengths, nothing kept; baseline: decoded"
     return faster(f"points_{num}_masks_ms", score, decode_to_pixels, meaning=meaning, rounds=3)
+
+
+def _broken(rng: np.random.Generator, codec: Codec, num_ids: int, *, num_answers: int) -> Figure:
+    """Of every task alike: a third random ids, the others real answers with ids exchanged, dropped and repeated."""
+    num_groups = num_answers // (GROUP_SIZE * len(TASKS))
+    tokens_of = {
+        name: [
+            [_broken_tokens(rng, codec, num_ids, task, is_random=i % 3 == 0) for i in range(GROUP_SIZE)]
+            for _ in range(num_groups)
+        ]
+        for name, task in TASKS.items()
+    }
+
+    def decode() -> None:
+        for name, tokens_PG in tokens_of.items():
+            codec.decode_groups(tokens_PG, [("cat",)] * num_groups, task=TASKS[name])
+
+    def decode_alone() -> None:
+        for name, tokens_PG in tokens_of.items():
+            for tokens_G in tokens_PG:
+                for tokens_T in tokens_G:
+                    codec.decode(tokens_T, categories=("cat",), task=TASKS[name])
+
+    meaning = "decoding an answer of about 50 tokens, random or broken, all tasks by turns; baseline: one by one"
+    per = sum(map(len, tokens_of.values())) * GROUP_SIZE
+    return faster("decode_us", decode, decode_alone, meaning=meaning, rounds=ROUNDS, per=per, unit="us")
+
+
+def _broken_tokens(rng: np.random.Generator, codec: Codec, num_ids: int, task: Task, *, is_random: bool) -> np.ndarray:
+    if is_random:
+        return rng.integers(0, num_ids, size=rng.integers(100))
+    num_numbers = task.num_numbers or MIN_POLYGON
+    labels = ("cat",) * max(1, 50 // (num_numbers + 1))
+    bins_NK = np.sort(rng.integers(0, 1000, size=(len(labels), num_numbers)), axis=1)  # so that boxes have areas
+    tokens_T = codec.encode_shapes(labels, bins_NK, ("cat",), task=task)
+    exchanged = rng.integers(tokens_T.size, size=rng.integers(1, 6))
+    tokens_T[exchanged] = rng.integers(0, num_ids, size=exchanged.size)
+    tokens_T = np.delete(tokens_T, rng.integers(tokens_T.size, size=rng.integers(4)))
+    return np.repeat(tokens_T, rng.choice([1, 1, 1, 1, 1, 1, 2], tokens_T.size))[:MAX_BROKEN]
 
 
 def _truth(rng: np.random.Generator, num: int) -> Truth:

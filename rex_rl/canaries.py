@@ -87,7 +87,7 @@ def _totals(record: Record, rule: RewardRule) -> dict[str, float]:
     honest = imperfect_answer(truth)
     cheated = {name: cheat(honest, truth) for name, cheat in CHEATS.items()}
     answers = {IMPERFECT: honest} | {name: shapes for name, shapes in cheated.items() if shapes is not None}
-    total_G = rule.score(list(answers.values()), truth, task=record.task).total_G
+    total_G = rule.score([list(answers.values())], [truth], task=record.task)[0].total_G
     return dict(zip(answers, total_G.tolist(), strict=True))
 
 

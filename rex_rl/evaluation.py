@@ -183,7 +183,7 @@ def _text_counts(result: ImageResult) -> tuple[float, int]:
         return 0.0, 0
     truth_of_said_A = _match(_iou(result), THRESHOLDS_T[0])
     similar = sum(
-        float(text_similarity([said], [result.truth_labels[truth]])[0, 0])
+        float(text_similarity([said], [result.truth_labels[truth]])[0])
         for said, truth in zip(result.said_labels, truth_of_said_A, strict=True)
         if truth >= 0
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rewards.masks import points_in_masks
+from rewards.masks import read_masks
 from rex_rl.rle import middle_of, middle_pixel
 from rex_rl.tasks import Geometry, Task
 from rex_rl.types import Object, Shapes
@@ -118,7 +118,7 @@ def _target_in_box(thing: Object, size: tuple[int, int]) -> tuple[int, int]:
 
 def is_in_mask(thing: Object, bins: tuple[int, int]) -> bool:
     """Whether a point of the grid is in an object's mask, as rewards judge it; not without a mask."""
-    return thing.mask is not None and bool(points_in_masks([bins], [thing.mask])[0, 0])
+    return thing.mask is not None and bool(read_masks([thing.mask]).contain(bins, 0))
 
 
 def objects_of(shapes: Shapes, task: Task, size: tuple[int, int]) -> tuple[Object, ...]:

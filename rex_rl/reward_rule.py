@@ -2,10 +2,10 @@
 user's own terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rewards import GroupScores, RewardWeights, Truth, score_group
+from rewards import GroupScores, RewardWeights, Truth, score_groups
 from rex_rl.config_reward import RewardConfig
 from rex_rl.custom_terms import load_terms
 from rex_rl.types import Shapes
@@ -23,16 +23,26 @@ class RewardRule:
         """A key of `rewards.REWARDS`."""
         return self._config.name
 
-    def score(self, said_G: Sequence[Shapes], truth: Truth, *, task: str, credit: str = "none") -> GroupScores:
-        """Rewards of the answers to one prompt: `rewards.score_group`, each term of the user's own under its name.
+    def score(
+        self, said_PG: Sequence[Sequence[Shapes]], truth_P: Sequence[Truth], *, task: str, credit: str = "none"
+    ) -> list[GroupScores]:
+        """Rewards of the answers to some prompts of a task: `rewards.score_groups`, each own term under its name.
 
         The gains of single shapes are those of the built-in terms: a function is asked about whole answers only.
         Raises RunError where a function gives what is no reward.
         """
         weights = RewardWeights(**self._config.weights_of(task))
-        scores = score_group(said_G, truth, weights=weights, name=self._config.name, credit=credit)
-        total_G, terms_G = scores.total_G, dict(scores.terms_G)
+        scores_P = score_groups(said_PG, truth_P, weights=weights, name=self._config.name, credit=credit)
         own_weights = self._config.custom_weights_of(task)
+        return [
+            self._with_own_terms(scores, said_G, truth, own_weights)
+            for scores, said_G, truth in zip(scores_P, said_PG, truth_P, strict=True)
+        ]
+
+    def _with_own_terms(
+        self, scores: GroupScores, said_G: Sequence[Shapes], truth: Truth, own_weights: Mapping[str, float]
+    ) -> GroupScores:
+        total_G, terms_G = scores.total_G, dict(scores.terms_G)
         for term in self._terms:
             terms_G[term.name] = term.values(said_G, truth)
             total_G = total_G + own_weights[term.name] * terms_G[term.name]

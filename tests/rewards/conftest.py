@@ -120,7 +120,7 @@ def distinct(kind: str, labels: list[str], shapes: list[np.ndarray]) -> list[int
         sound_N = (bins_NK[:, :2] < bins_NK[:, 2:4]).all(axis=1)
     said = SimpleNamespace(labels=("",) * len(shapes), bins_NK=bins_NK, faults=(), absent=())
     names = ["" if kind.startswith("text_") else label for label in labels]
-    pairs = near_pairs(read_shapes([said], bare), np.unique(names, return_inverse=True)[1])
+    pairs = near_pairs(read_shapes([said], [bare]), np.unique(names, return_inverse=True)[1])
     near_NN = np.zeros((len(shapes), len(shapes)), dtype=np.bool_)
     near_NN[pairs[:, 0], pairs[:, 1]] = near_NN[pairs[:, 1], pairs[:, 0]] = True
     kept: list[int] = []

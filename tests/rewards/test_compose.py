@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rewards import REWARDS, RewardWeights, Said, Truth, score_group
+from rewards import REWARDS, RewardWeights, Said, Truth, score_group, score_groups
 from rewards.masks import Mask
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
@@ -97,10 +97,29 @@ def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, n
             np.testing.assert_array_equal(together.gains_GN[index], alone.gains_GN[0])
 
 
+@pytest.mark.parametrize("kind", ["box", "point", "point_in_box", "polygon", "keypoints", "text_box"])
+def test_the_prompts_of_a_task_do_not_touch_each_other(random_scene: SceneMaker, kind: str) -> None:
+    """Scored in one call: what each group gets alone, one of them without an answer."""
+    rng = np.random.default_rng(42)
+    for name in REWARDS:
+        scenes = [random_scene(rng, kind) for _ in range(7)]
+        said_PG, truth_P = [[scenes[i][0], scenes[i + 1][0]] for i in range(6)] + [[]], [truth for _, truth in scenes]
+        scores_P = score_groups(said_PG, truth_P, weights=WEIGHTS, name=name)
+        for scores, said_G, truth in zip(scores_P, said_PG, truth_P, strict=True):
+            alone = score_group(said_G, truth, weights=WEIGHTS, name=name)
+            assert scores.total_G.tolist() == alone.total_G.tolist()
+            assert {term: values_G.tolist() for term, values_G in scores.terms_G.items()} == {
+                term: values_G.tolist() for term, values_G in alone.terms_G.items()
+            }
+            for gains_N, expected_N in zip(scores.gains_GN, alone.gains_GN, strict=True):
+                assert gains_N.tolist() == expected_N.tolist()
+    assert score_groups([], [], weights=WEIGHTS) == []
+
+
 def test_large_groups_are_measured_in_parts() -> None:
-    """Above 16,384 pairs the answers are measured in several passes: same scores as alone."""
+    """Above 8,192 pairs that could meet, they are measured in several passes: same scores as alone."""
     rng = np.random.default_rng(41)
-    corners = rng.integers(0, 900, (100, 2))
+    corners = rng.integers(0, (90, 900), (100, 2))
     truth = Truth(("a",) * 100, np.concatenate([corners, corners + rng.integers(10, 99, (100, 2))], axis=1), ("a",))
     said_G = [answer(*(("a", box) for box in rng.permutation(truth.bins_NK)[:90].tolist())) for _ in range(5)]
     together = score_group(said_G, truth, weights=WEIGHTS)

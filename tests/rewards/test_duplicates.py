@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rewards import Said, Truth
-from rewards.duplicates import group_roots, near_pairs, num_copies
+from rewards.duplicates import group_roots, is_copy, near_pairs
 from rewards.values import read_shapes
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
@@ -32,7 +32,7 @@ def test_near_pairs_are_all_pairs_of_one_family_that_are_near(random_scene: Scen
     found = 0
     for _ in range(40):
         scenes = [random_scene(rng, kind) for _ in range(4)]
-        shapes = read_shapes([said for said, _ in scenes], scenes[0][1])
+        shapes = read_shapes([said for said, _ in scenes], [scenes[0][1]])
         num = sum(len(said.labels) for said, _ in scenes)
         family_N = rng.integers(0, 3, num)
         first_L, second_L = np.nonzero(np.triu(family_N[:, None] == family_N, 1))
@@ -51,7 +51,7 @@ def test_being_near_is_mutual(random_scene: SceneMaker, kind: str) -> None:
     rng = np.random.default_rng(2)
     for _ in range(50):
         answer, truth = random_scene(rng, kind)
-        shapes = read_shapes([answer], truth)
+        shapes = read_shapes([answer], [truth])
         first_L, second_L = (pairs.ravel() for pairs in np.indices([len(answer.labels)] * 2))
         np.testing.assert_array_equal(shapes.near(first_L, second_L), shapes.near(second_L, first_L))
 
@@ -69,11 +69,11 @@ def test_groups_are_the_connected_components() -> None:
         np.fill_diagonal(near_NN, False)
         root_N = group_roots(np.argwhere(np.triu(near_NN)), len(near_NN))
         assert root_N.tolist() == _components(near_NN)
-        assert num_copies(root_N) == len(root_N) - len(set(root_N.tolist()))
+        assert is_copy(root_N).sum() == len(root_N) - len(set(root_N.tolist()))
 
 
 def test_no_shapes_have_no_groups() -> None:
     """The empty answer needs no case of its own."""
-    nothing = read_shapes([], Truth((), np.zeros((0, 4)), ()))
+    nothing = read_shapes([], [Truth((), np.zeros((0, 4)), ())])
     assert near_pairs(nothing, np.zeros(0, dtype=np.int64)).shape == (0, 2)
     assert group_roots(np.zeros((0, 2), dtype=np.int64), 0).shape == (0,)

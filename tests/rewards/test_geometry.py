@@ -8,9 +8,9 @@ from rewards import Truth
 from rewards.geometry import (
     GRID_SPAN_BINS,
     paired_iou,
+    paired_nearness,
     pairwise_closeness,
     pairwise_iou,
-    pairwise_nearness,
     points_in_boxes,
 )
 from rewards.values import Boxes, Points
@@ -101,7 +101,7 @@ def test_near_copies_include_five_bins_and_exclude_an_iou_of_seven_tenths() -> N
     points_N2 = np.array([[0, 0], [5, 0], [3, 4], [0, 5], [4, 4], [6, 0]], dtype=np.float64)
     truth = Truth((), np.zeros((0, 2)), ())
     first_L, second_L = np.zeros(5, dtype=np.int64), np.arange(1, 6)
-    near_L = Points.beside(points_N2, truth).near(first_L, second_L)
+    near_L = Points.beside(points_N2, truth.bins_NK, [truth]).near(first_L, second_L)
     assert near_L.tolist() == [True, True, True, False, False]
     boxes_N4 = np.array([[0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 100, 100], [0, 0, 100, 71]], dtype=np.float64)
     assert pairwise_iou(boxes_N4[:1], boxes_N4[1:2])[0, 0] == 0.7
@@ -120,7 +120,7 @@ def test_points_on_the_side_of_a_box_are_inside() -> None:
 def test_nearness_by_hand() -> None:
     """Union 2 of an enclosing 3: GIoU -1/3; centres 2 apart in a diagonal of sqrt(10). Odd boxes are near nothing."""
     box, other, odd = [0, 0, 1, 1], [2, 0, 3, 1], [1, 0, 0, 1]
-    giou_AB, centre_AB = pairwise_nearness([box, odd], [box, other, odd])
+    giou_AB, centre_AB = paired_nearness([[box], [odd]], [box, other, odd])
     np.testing.assert_allclose(giou_AB, [[1.0, (1 - 1 / 3) / 2, 0.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(centre_AB, [[1.0, 1 - 4 / 10, 0.0], [0.0, 0.0, 0.0]])
 
@@ -129,7 +129,7 @@ def test_nearness_lies_between_nothing_and_equality() -> None:
     """In [0, 1] for any boxes; 1 only for equal ones; GIoU never above IoU."""
     rng = np.random.default_rng(4)
     boxes_A4, truth_B4 = _random_boxes(rng, 200), _random_boxes(rng, 100)
-    giou_AB, centre_AB = pairwise_nearness(boxes_A4, truth_B4)
+    giou_AB, centre_AB = paired_nearness(boxes_A4[:, None], truth_B4)
     assert min(giou_AB.min(), centre_AB.min()) >= 0.0
     assert max(giou_AB.max(), centre_AB.max()) <= 1.0
     assert (2 * giou_AB - 1 <= pairwise_iou(boxes_A4, truth_B4) + 1e-12).all()

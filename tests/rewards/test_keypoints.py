@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rewards.keypoints import mutual_oks, pairwise_oks
+from rewards.keypoints import mutual_oks, paired_oks
 
 COCO_SIGMAS_J = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 SIGMAS_J = [0.05, 0.05]
@@ -65,10 +65,12 @@ def test_oks_is_that_of_pycocotools() -> None:
     visible_BJ[:, 0] = True
     expected_AB = _coco_oks(said_AK, truth_BK, visible_BJ)
     truth_BK[:, 4:][~np.repeat(visible_BJ, 2, axis=1)] = -1
-    np.testing.assert_allclose(pairwise_oks(np.maximum(said_AK, 0), truth_BK, COCO_SIGMAS_J)[9:], expected_AB[9:])
+    np.testing.assert_allclose(
+        paired_oks(np.maximum(said_AK, 0)[:, None], truth_BK, COCO_SIGMAS_J)[9:], expected_AB[9:]
+    )
     clipped_AK = np.maximum(said_AK, 0)
     expected_AB = _coco_oks(clipped_AK, np.maximum(truth_BK, 0), visible_BJ)
-    np.testing.assert_allclose(pairwise_oks(clipped_AK, truth_BK, COCO_SIGMAS_J), expected_AB, atol=1e-12)
+    np.testing.assert_allclose(paired_oks(clipped_AK[:, None], truth_BK, COCO_SIGMAS_J), expected_AB, atol=1e-12)
     assert (expected_AB > 0.5).sum() >= 9
 
 
@@ -76,23 +78,23 @@ def test_only_key_points_visible_in_the_truth_count() -> None:
     """Missed ones cost their share, invented ones nothing, as in COCO."""
     truth_1K = [[*BOX, 120, 120, -1, -1]]
     said = [[*BOX, 120, 120, 180, 180], [*BOX, 120, 120, -1, -1], [*BOX, -1, -1, 180, 180]]
-    assert pairwise_oks(said, truth_1K, SIGMAS_J)[:, 0].tolist() == [1.0, 1.0, 0.0]
+    assert paired_oks(said, truth_1K, SIGMAS_J).tolist() == [1.0, 1.0, 0.0]
     both_1K = [[*BOX, 120, 120, 180, 180]]
-    assert pairwise_oks(said, both_1K, SIGMAS_J)[:, 0].tolist() == [1.0, 0.5, 0.5]
+    assert paired_oks(said, both_1K, SIGMAS_J).tolist() == [1.0, 0.5, 0.5]
 
 
 def test_without_a_visible_key_point_the_box_counts() -> None:
     """Box IoU, whatever key points are said; elsewhere the said box does not matter."""
     truth_2K = [[*BOX, -1, -1, -1, -1], [*BOX, 120, 120, 180, 180]]
     said = [[*BOX, -1, -1, -1, -1], [100, 100, 200, 150, 120, 120, 180, 180], [9, 9, 0, 0, 120, 120, 180, 180]]
-    assert pairwise_oks(said, truth_2K, SIGMAS_J).tolist() == [[1.0, 0.0], [0.5, 1.0], [0.0, 1.0]]
+    assert paired_oks(np.array(said)[:, None], truth_2K, SIGMAS_J).tolist() == [[1.0, 0.0], [0.5, 1.0], [0.0, 1.0]]
 
 
 def test_distances_are_measured_by_the_true_box() -> None:
     """exp(-d^2 / (2 area (2 sigma)^2)): 10 bins off in a box of 100 x 100 with sigma 0.05 is exp(-1/2)."""
     said, truth = [[*BOX, 130, 120]], [[*BOX, 120, 120], [100, 100, 300, 300, 120, 120]]
     expected = [np.exp(-100 / (2 * side**2 * 0.01)) for side in (100, 200)]
-    assert pairwise_oks(said, truth, [0.05])[0].tolist() == pytest.approx(expected)
+    assert paired_oks(said, truth, [0.05]).tolist() == pytest.approx(expected)
 
 
 def test_copies_hide_neither_behind_a_small_box_nor_an_odd_one() -> None:
@@ -113,6 +115,5 @@ def test_a_key_point_visible_in_one_of_two_tells_them_apart() -> None:
 
 
 def test_no_instances_have_no_values() -> None:
-    """(0, B) stays (0, B)."""
-    assert pairwise_oks(np.zeros((0, 8)), np.ones((3, 8)), SIGMAS_J).shape == (0, 3)
-    assert pairwise_oks(np.ones((3, 8)), np.zeros((0, 8)), SIGMAS_J).shape == (3, 0)
+    """No pair, no value."""
+    assert paired_oks(np.zeros((0, 8)), np.ones((0, 8)), SIGMAS_J).shape == (0,)

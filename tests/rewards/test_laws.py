@@ -53,7 +53,7 @@ def longer(bins_NK: np.ndarray, num_coordinates: int) -> np.ndarray:
 
 def unmatched(answers: list[Said], truth: Truth, weights: RewardWeights = WEIGHTS) -> list[list[int]]:
     """The shapes of each answer that the matching leaves without a truth."""
-    truth_GN = [match(overlaps.value_NB, overlaps.root_N).truth_N for overlaps in measure(answers, truth, weights)]
+    truth_GN = [match(overlaps.value_NB, overlaps.root_N).truth_N for overlaps in measure([answers], [truth], weights)]
     return [[int(shape) for shape in np.flatnonzero(truth_N == UNMATCHED)] for truth_N in truth_GN]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rewards.masks import Mask, mask_areas, points_in_masks
+from rewards.masks import Mask, mask_areas, read_masks
 
 SIZES = ((1, 1), (1, 7), (7, 1), (40, 30), (333, 250), (1500, 17), (640, 480))
 
@@ -35,7 +35,7 @@ def test_points_in_masks_are_the_decoded_pixels() -> None:
         all_pixels = [_pixels(rng, SIZES[rng.integers(len(SIZES))]) for _ in range(int(rng.integers(1, 9)))]
         masks = [_encode(pixels) for pixels in all_pixels]
         points_A2 = np.concatenate([rng.integers(0, 1000, (60, 2)), [[0, 0], [999, 0], [0, 999], [999, 999]]])
-        inside_AB = points_in_masks(points_A2, masks)
+        inside_AB = read_masks(masks).contain(points_A2[:, None], np.arange(len(masks)))
         for mask, inside_A in zip(masks, inside_AB.T, strict=True):
             width, height = mask.size
             decoded = coco_mask.decode({"size": [height, width], "counts": mask.counts})
@@ -51,8 +51,8 @@ def test_every_pixel_is_found() -> None:
         pixels = _pixels(rng, (40, 30))
         bins_x, bins_y = -(-np.arange(40) * 999 // 40), -(-np.arange(30) * 999 // 30)  # the first bin of each pixel
         x, y = np.meshgrid(bins_x, bins_y)
-        inside = points_in_masks(np.stack([x.ravel(), y.ravel()], axis=1), [_encode(pixels)])[:, 0]
-        np.testing.assert_array_equal(inside.reshape(30, 40), pixels == 1)
+        inside = read_masks([_encode(pixels)]).contain(np.stack([x, y], axis=2), np.zeros((30, 40)))
+        np.testing.assert_array_equal(inside, pixels == 1)
 
 
 def test_areas_are_the_number_of_pixels() -> None:
@@ -68,14 +68,15 @@ def test_the_pixel_of_a_point_is_the_floor_in_whole_numbers() -> None:
     """Bin 333 of 999 pixels is pixel 333 exactly, which 333 / 999 * 999 in floating point need not be."""
     pixels = np.eye(999, dtype=np.uint8)
     bins_A = np.arange(999)
-    assert points_in_masks(np.stack([bins_A, bins_A], axis=1), [_encode(pixels)]).all()
-    assert points_in_masks([[999, 999]], [_encode(pixels)]).all()  # the last line lies on the last pixel
+    runs = read_masks([_encode(pixels)])
+    assert runs.contain(np.stack([bins_A, bins_A], axis=1), 0).all()
+    assert runs.contain([999, 999], 0)  # the last line lies on the last pixel
 
 
 def test_no_points_or_masks() -> None:
-    """(0, B) and (A, 0) are kept."""
-    assert points_in_masks(np.zeros((0, 2)), [Mask((3, 2), b"132")]).shape == (0, 1)
-    assert points_in_masks(np.zeros((4, 2)), []).shape == (4, 0)
+    """Nothing is asked of nothing."""
+    for masks in ([], [Mask((3, 2), b"132")]):
+        assert read_masks(masks).contain(np.zeros((0, 2)), np.zeros(0)).shape == (0,)
     assert mask_areas([]).shape == (0,)
 
 
@@ -96,7 +97,7 @@ BAD = {
 def test_other_bytes_are_refused(case: str) -> None:
     """An error is never turned into a reward."""
     mask, message = BAD[case]
-    for read in (mask_areas, lambda masks: points_in_masks([[0, 0]], masks)):
+    for read in (mask_areas, read_masks):
         with pytest.raises(ValueError, match=message):
             read([GOOD, mask])
 

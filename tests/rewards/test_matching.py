@@ -86,10 +86,13 @@ def test_first_choices_that_nobody_contests_are_the_best_matching() -> None:
     rng = np.random.default_rng(3)
     plain = 0
     for _ in range(200):
-        num_true = int(rng.integers(0, 6))
-        stack_G = [rng.random((num, num_true)) * (rng.random((num, num_true)) < 0.4) for num in rng.integers(0, 5, 6)]
+        stack_G = [(rng.random(size) * (rng.random(size) < 0.4)).round(1) for size in rng.integers(0, 6, (6, 2))]
         ends = np.cumsum([0, *map(len, stack_G)]).tolist()
-        choice_A, best_A, contested_G = first_choices(np.concatenate(stack_G), ends)
+        answer_A = np.repeat(np.arange(6), [*map(len, stack_G)])
+        pairs_G3L = [(*np.nonzero(value_NB), value_NB[value_NB > 0.0]) for value_NB in stack_G]
+        said_L = np.concatenate([said + start for (said, _, _), start in zip(pairs_G3L, ends[:-1], strict=True)])
+        true_L, value_L = (np.concatenate([pairs[place] for pairs in pairs_G3L]) for place in (1, 2))
+        choice_A, best_A, contested_G = first_choices(said_L, true_L, value_L, answer_A, 6)
         for value_NB, start, contested in zip(stack_G, ends[:-1], contested_G, strict=True):
             rows = slice(start, start + len(value_NB))
             wanted = [int(row.argmax()) if row.any() else UNMATCHED for row in value_NB]

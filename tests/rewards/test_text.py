@@ -21,11 +21,10 @@ def test_similarity_is_one_less_the_share_of_edits() -> None:
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abAé字 "), int(rng.integers(1, 7)))) for _ in range(40)]
     expected_AB = [[1 - _edits(said, true) / max(len(said), len(true)) for true in words[20:]] for said in words]
-    np.testing.assert_allclose(text_similarity(words, words[20:]), expected_AB)
+    np.testing.assert_allclose([text_similarity([said] * 20, words[20:]) for said in words], expected_AB)
 
 
 def test_edges() -> None:
     """Equal texts 1, nothing in common 0, case counts; no texts have no similarities."""
-    assert text_similarity(["exit", "EXIT", "", "taxi"], ["exit"])[:, 0].tolist() == [1.0, 0.0, 0.0, 0.25]
-    assert text_similarity([], ["a"]).shape == (0, 1)
-    assert text_similarity(["a"], []).shape == (1, 0)
+    assert text_similarity(["exit", "EXIT", "", "taxi"], ["exit"] * 4).tolist() == [1.0, 0.0, 0.0, 0.25]
+    assert text_similarity([], []).shape == (0,)

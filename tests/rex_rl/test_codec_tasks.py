@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.masks import Mask, points_in_masks
+from rewards.masks import Mask, read_masks
 from rex_rl.codec import Codec, encode_answer, objects_of, question_of, truth_on_grid
 from rex_rl.rle import compress
 from rex_rl.tasks import TASKS
@@ -190,7 +190,7 @@ def test_where_to_point() -> None:
     ]:
         assert truth_on_grid(record_of("pointing", thing, size=(999, 999))).bins_NK.tolist() == [target]
     truth = truth_on_grid(record_of("pointing", Object(label="cat", mask=ring), size=(9, 9)))
-    assert points_in_masks(truth.bins_NK, [ring]).all()
+    assert read_masks([ring]).contain(truth.bins_NK, 0).all()
 
 
 @given(data=st.data())
@@ -198,7 +198,7 @@ def test_the_true_point_is_right(data: st.DataObject) -> None:
     """In its mask where every object has one that a line of the grid meets, else in its box, both inclusive."""
     truth = truth_on_grid(data.draw(records("pointing")))
     if truth.masks:
-        assert points_in_masks(truth.bins_NK, truth.masks).diagonal().all()
+        assert read_masks(truth.masks).contain(truth.bins_NK, np.arange(len(truth.masks))).all()
     if truth.boxes_N4 is not None:
         assert (truth.bins_NK >= truth.boxes_N4[:, :2]).all()
         assert (truth.bins_NK <= truth.boxes_N4[:, 2:]).all()
@@ -236,10 +236,12 @@ def test_the_released_models_own_style_decodes_to_the_right_counts(codec: Codec)
 def test_a_group_decodes_as_its_answers_do(codec: Codec) -> None:
     answers = [codec.encode(record_of("detection", *(cat(i) for i in range(num))), ("cat",)) for num in (3, 0, 7)]
     answers += [answers[0][:7], np.append(answers[2][:-1], answers[0])]  # cut; every phrase twice
-    for task in ("detection", "ocr_box", "keypoint_hand"):
-        together = codec.decode_group(answers, task=TASKS[task], categories=("cat",))
-        for tokens_T, shapes in zip(answers, together, strict=True):
-            alone = codec.decode(tokens_T, task=TASKS[task], categories=("cat",))
+    for task in ("detection", "ocr_box", "ocr_polygon", "keypoint_hand"):
+        questions = [("cat",), ("dog",)]
+        together_PG = codec.decode_groups([answers] * 2, questions, task=TASKS[task])
+        pairs = [(shapes, asked) for shapes_G, asked in zip(together_PG, questions, strict=True) for shapes in shapes_G]
+        for tokens_T, (shapes, asked) in zip(answers * 2, pairs, strict=True):
+            alone = codec.decode(tokens_T, task=TASKS[task], categories=asked)
             assert (alone.labels, alone.faults, alone.absent) == (shapes.labels, shapes.faults, shapes.absent)
             assert alone.fault_token == shapes.fault_token
             assert (alone.bins_NK == shapes.bins_NK).all()

@@ -42,7 +42,7 @@ def reward(
 def test_a_term_is_added_by_its_weight_and_kept_by_its_name() -> None:
     """The built-in terms and the gains stay what they are."""
     plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), credit="prefix")
-    scores = RewardRule(reward(weight=-0.5)).score(ANSWERS, TRUTH, task="detection", credit="prefix")
+    scores = RewardRule(reward(weight=-0.5)).score([ANSWERS], [TRUTH], task="detection", credit="prefix")[0]
     assert scores.terms_G["known"].tolist() == [1.0, 0.5, 1.0]
     assert scores.total_G.tolist() == pytest.approx((plain.total_G - [0.5, 0.25, 0.5]).tolist())
     assert {name: values.tolist() for name, values in scores.terms_G.items() if name != "known"} == {
@@ -59,8 +59,8 @@ def test_a_task_may_weigh_every_term_its_own_way() -> None:
         task_weights={"pointing": {"known": 0.0, "f1": 2.0}},
     )
     rule = RewardRule(config)
-    assert rule.score(ANSWERS[:1], TRUTH, task="pointing").total_G.tolist() == [2.0]
-    assert rule.score(ANSWERS[:1], TRUTH, task="detection").total_G.tolist() == [2.0]
+    assert rule.score([ANSWERS[:1]], [TRUTH], task="pointing")[0].total_G.tolist() == [2.0]
+    assert rule.score([ANSWERS[:1]], [TRUTH], task="detection")[0].total_G.tolist() == [2.0]
     assert config.weights_of("pointing")["f1"] == 2 * config.weights_of("detection")["f1"]
     assert (config.custom_weights_of("pointing"), config.custom_weights_of("detection")) == ({"known": 0}, {"known": 1})
 
@@ -68,7 +68,7 @@ def test_a_task_may_weigh_every_term_its_own_way() -> None:
 def test_without_terms_of_ones_own_the_reward_is_the_package_s() -> None:
     for name in ("matched", "paper", "official"):
         plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), name=name, credit="none")
-        scores = RewardRule(RewardConfig(name=name)).score(ANSWERS, TRUTH, task="detection")
+        scores = RewardRule(RewardConfig(name=name)).score([ANSWERS], [TRUTH], task="detection")[0]
         assert scores.total_G.tolist() == plain.total_G.tolist()
         assert scores.terms_G.keys() == plain.terms_G.keys()
 
@@ -77,7 +77,7 @@ def test_without_terms_of_ones_own_the_reward_is_the_package_s() -> None:
 def test_what_is_no_reward_ends_the_run(function: str, value: str) -> None:
     """It is never taken for 0, nor clipped: name, value and range are said."""
     with pytest.raises(RunError, match=rf"^reward\.custom\.known: gave {value}, not a number from 0 to 1$") as error:
-        RewardRule(reward(function)).score(ANSWERS, TRUTH, task="detection")
+        RewardRule(reward(function)).score([ANSWERS], [TRUTH], task="detection")
     assert error.value.exit_status == 1
 
 
