@@ -152,7 +152,7 @@ class LearnerRank:
             norm = self._engine.apply()
         except NonFiniteError as error:
             if self._worst_of_ranks(not self._engine.has_finite_weights()):
-                raise BrokenWeightsError("weights are not numbers; go on from the last checkpoint") from error
+                raise BrokenWeightsError("weights are not numbers") from error
             raise NonFiniteError(fault or str(error)) from error
         counts = {"grad_norm": norm, "guards/oom_splits": float(num_splits)}
         return {**sums, **{name: Mean(total=value, count=1.0) for name, value in counts.items()}}
