@@ -118,6 +118,8 @@ def test_weights_that_are_no_numbers_are_said_to_be_why(rank: LearnerRank, image
     getattr(parameter, "ds_tensor", parameter).data.view(-1)[0] = float("nan")
     with pytest.raises(BrokenWeightsError, match="weights are not numbers"):
         step(rank, groups(image))
+    with pytest.raises(BrokenWeightsError):
+        rank.export_weights(1)  # no rollout worker gets them
 
 
 @pytest.mark.engine
