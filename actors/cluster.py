@@ -1,7 +1,6 @@
 """The actors of one run: started together, reached through the handles of pools.py, ended together."""
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,11 +58,10 @@ class Cluster:
         """Let the rollout workers answer with the weights of their model folder: no learner publishes others."""
         self.rollouts.publish(FolderWeights())
 
-    def restart_learner(self) -> None:
-        """New learner ranks for those of which one died; the rollout workers stay, and wait."""
-        begun_s = time.monotonic()
+    def restart_learner(self, stage: str, step: int) -> None:
+        """New learner ranks, which go on behind `step`; the rollout workers stay, and wait."""
+        self.rollouts.goodput.go_back(stage, step)
         self.learner.restart()
-        self.rollouts.count_lost(time.monotonic() - begun_s)
 
     def close(self) -> None:
         """End every actor of this run and leave the cluster; one started here ends with it."""

@@ -155,8 +155,7 @@ class LearnerRank:
         try:
             norm = self._engine.apply()
         except NonFiniteError as error:
-            if self._worst_of_ranks(not self._engine.has_finite_weights()):
-                raise BrokenWeightsError("weights are not numbers; go on from the last checkpoint") from error
+            self._require_finite_weights()
             raise NonFiniteError(fault or str(error)) from error
         counts = {"grad_norm": norm, "guards/oom_splits": float(num_splits)}
         return {**sums, **{name: Mean(total=value, count=1.0) for name, value in counts.items()}}
@@ -210,6 +209,11 @@ class LearnerRank:
             )
         return _SPLIT if any(len(halves(micro_batch)) > 1 for micro_batch in plan) else _HOPELESS
 
+    def _require_finite_weights(self) -> None:
+        """Raises BrokenWeightsError on all ranks, where one holds weights that are no numbers."""
+        if self._worst_of_ranks(not self._engine.has_finite_weights()):
+            raise BrokenWeightsError("weights are not numbers")
+
     def _worst_of_ranks(self, verdict: int) -> int:
         """The largest of all ranks' numbers: what one of them has seen, all act upon."""
         worst = torch.tensor(float(verdict), device=self._device)
@@ -225,7 +229,12 @@ class LearnerRank:
         return np.split(logprobs_N, np.cumsum(lengths)[:-1])
 
     def export_weights(self, version: int) -> tuple[Manifest, list[ObjectRef]] | None:
-        """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering."""
+        """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering.
+
+        Raises BrokenWeightsError before any rollout worker gets them: what one NaN leaves in a worker's cache of keys
+        and values spoils answers under later weights too.
+        """
+        self._require_finite_weights()
         refs: list[ObjectRef] = []
         digests, vision_digests, num_bytes = [], [], 0
         for bucket in fill_buckets(self._engine.named_tensors()):

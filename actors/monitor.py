@@ -77,7 +77,7 @@ class Monitor:
             "rollout_busy": round(load.rollout_share, 3),
             "learner_busy": round(load.learner_share, 3),
             "balanced_rollouts": balanced_rollouts(load, num_now=len(pool.workers)),
-            "goodput": round(self._pool.goodput, 4),
+            "goodput": round(self._pool.goodput.share, 4),
         }
 
     def _load(self, pool: PoolStatus) -> Load:

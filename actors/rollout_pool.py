@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ray
 from ray.actor import ActorHandle
 
+from actors.goodput import Goodput
 from actors.worker import PoolLimits, Ticket, Weights, Worker, WorkerLost
 from rex_rl.errors import AbortedError, PlacementError, RolloutError
 from rex_rl.types import Group, Prompt, Sampling
@@ -61,10 +62,10 @@ class RolloutPool:
         """Name -> why the last worker of that name was lost."""
         self._retired: set[str] = set()
         self._num_submitted = self._num_tokens = 0
-        self._busy_s = self._lost_s = 0.0
-        """Lost are the seconds the loop waited for prompts that a lost worker had had, or that no worker could take,
-        those until the loss was noticed included."""
-        self._begun_s = time.monotonic()
+        self._busy_s = 0.0
+        self.goodput = Goodput()
+        """Of the run; here lost is the time the loop waited for prompts that a lost worker had had, or that no worker
+        could take, the time until the loss was noticed included."""
         self._closed = threading.Event()
         self._fill()
         self._thread = threading.Thread(target=self._look_after, name="rollout-pool", daemon=True)
@@ -93,7 +94,7 @@ class RolloutPool:
             return group
         finally:
             if ticket.was_held_up:
-                self.count_lost(time.monotonic() - begun_s)
+                self.goodput.lose(begun_s, time.monotonic())
 
     def _look_for(self, ticket: Ticket) -> Group | None:
         """Wait for a group a little; None where it is not there yet."""
@@ -177,15 +178,7 @@ class RolloutPool:
                     self._look_at(worker)
         with self._changed:
             self._require_hope()
-
-    @property
-    def goodput(self) -> float:
-        """Share of the time since the pool began that was not lost to faults."""
-        return 1 - self._lost_s / (time.monotonic() - self._begun_s)
-
-    def count_lost(self, seconds: float) -> None:
-        """Add time that a fault elsewhere cost, such as the restart of the learner."""
-        self._lost_s += seconds
+        self.goodput.resume()
 
     def scale(self, num_workers: int) -> None:
         """Have so many workers from now on; 0 pauses. Workers given up are tried again."""

@@ -21,4 +21,5 @@ class ObjectStoreSync:
         """Send a version to every worker; returns what it cost and how much of the run's time was of use so far."""
         manifest, refs = self._learner.export_weights(version, timeout_s=self._timeout_s)
         self._pool.publish(Published(manifest=manifest, bucket_refs=refs))
-        return {"sync/version": float(version), "sync/mib": manifest.num_bytes / 2**20, "goodput": self._pool.goodput}
+        mib, goodput = manifest.num_bytes / 2**20, self._pool.goodput.share
+        return {"sync/version": float(version), "sync/mib": mib, "goodput": goodput}

@@ -11,10 +11,10 @@ RexError
 │   ├── RolloutError     a group could not be generated
 │   ├── AbortedError     a group was given up on purpose, to be asked for anew
 │   ├── LearnerLostError a rank of the learner died
+│   │   └── BrokenWeightsError  its weights are not numbers
 │   ├── SyncError        weights did not reach a rollout worker, or arrived altered
 │   ├── StalenessError   an answer is older than `max_staleness` allows
 │   ├── NonFiniteError   loss, gradient norm or reward is not a number
-│   ├── BrokenWeightsError  the weights themselves are not numbers
 │   └── CheckpointError  a checkpoint is incomplete, altered, or could not be written
 └── Stopped              no error: the run was asked to end, exit status 143
 ```
@@ -67,6 +67,10 @@ class LearnerLostError(RunError):
     """A rank of the learner died; its stage goes on from the last checkpoint."""
 
 
+class BrokenWeightsError(LearnerLostError):
+    """Its weights are not numbers: nothing can be learned from them, and no step skipped would mend them."""
+
+
 class SyncError(RunError):
     """Weights did not reach a rollout worker, or arrived altered."""
 
@@ -77,10 +81,6 @@ class StalenessError(RunError):
 
 class NonFiniteError(RunError):
     """Loss, gradient norm or reward is not a number; raised before the weights change."""
-
-
-class BrokenWeightsError(RunError):
-    """The weights themselves are not numbers: nothing can be learned from here on."""
 
 
 class CheckpointError(RunError):

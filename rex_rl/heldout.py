@@ -4,6 +4,7 @@ Every evaluation leaves its answers in `samples/STAGE_000010.jsonl`, which the r
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from rex_rl.codec import Codec, dequantise, geometry_of, truth_on_grid
 from rex_rl.data import evaluation_prompts
 from rex_rl.evaluation import ImageResult, evaluate
 from rex_rl.interfaces import RolloutPool
-from rex_rl.run_folder import RunFolder
+from rex_rl.run_folder import RunFolder, write_whole
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Answer, Record, Sampling
+
+logger = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -35,7 +38,11 @@ class HeldOut:
         """The figures of `rex_rl.evaluation` for the weights the workers serve now; the answers go to `samples/`."""
         with self._run.timed(f"{stage}_eval"):
             results = answer_greedily(self._pool, self._records, self._codec, max_answer_tokens=self._max_answer_tokens)
-            write_samples(self._run.folder / "samples" / f"{stage}_{step:06d}.jsonl", self._records, results)
+            file = self._run.folder / "samples" / f"{stage}_{step:06d}.jsonl"
+            try:
+                write_samples(file, self._records, results)
+            except OSError as error:
+                logger.warning("%s: cannot be written: %s; the run goes on", file, error.strerror)
             self.figures = evaluate(results)
         return self.figures
 
@@ -89,7 +96,7 @@ def write_samples(file: Path, records: Sequence[Record], results: Sequence[Image
         }
         for record, result in zip(records, results, strict=True)
     ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_whole(file, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_samples(file: Path) -> list[tuple[str, ImageResult]]:

@@ -101,6 +101,7 @@ def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Clus
     stop.listen()  # Ray has put a handler of its own in place
     cluster = Cluster(config, str(model), roles=tuple(plan.role for plan in plan_actors(config)), tell=log.event)
     log.watch_steps(cluster.monitor.step)
+    log.watch_steps(cluster.rollouts.goodput.step)
     stop.is_patient = True
     return cluster
 
@@ -133,9 +134,10 @@ class _Stage:
                 try:
                     return self._attempt(stage, model)
                 except LearnerLostError as lost:
-                    losses.count(lost, step=self._checkpoints(stage).newest_step())
+                    step = self._checkpoints(stage).newest_step()
+                    losses.count(lost, step=step)
                     self._log.event("learner_lost", stage=stage, reason=str(lost))
-                    self._cluster.restart_learner()
+                    self._cluster.restart_learner(stage, step)
 
     def _checkpoints(self, stage: Stage) -> StageCheckpoints:
         return self._run.checkpoints(self._config, stage, log=self._log, stop=self._stop)

@@ -57,7 +57,7 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / CONFIG).is_file():
-                _write_whole(folder / CONFIG, resolved)
+                write_whole(folder / CONFIG, resolved)
         except OSError as error:
             raise ConfigError(f"run_root = {config.run_root}: {error.strerror or error}") from error
         run, changed = cls(folder), list(_differences((folder / CONFIG).read_text(), resolved))
@@ -67,7 +67,7 @@ class RunFolder:
                 "take a new name, or --accept-changes"
             )
         if changed:
-            _write_whole(folder / CONFIG, resolved)
+            write_whole(folder / CONFIG, resolved)
             run.accepted = changed
         return run
 
@@ -86,7 +86,7 @@ class RunFolder:
 
     def write_quarantine(self, bad: Sequence[BadRecord]) -> None:
         """Write `quarantine.jsonl`: every record that was skipped, and why."""
-        _write_whole(self.folder / QUARANTINE, "".join(json.dumps(asdict(one)) + "\n" for one in bad))
+        write_whole(self.folder / QUARANTINE, "".join(json.dumps(asdict(one)) + "\n" for one in bad))
 
     def stage_model(self, stage: str) -> Path:
         """Where a stage leaves its model."""
@@ -118,7 +118,8 @@ class RunFolder:
         finally:
             self._lap(time.monotonic())
             self._parts.pop()
-            self._save()
+            with contextlib.suppress(OSError):  # a full disk ends no run for the sake of its seconds
+                self._save()
 
     def _lap(self, now: float) -> None:
         """Count what passed since the last lap to the innermost open part."""
@@ -139,10 +140,10 @@ class RunFolder:
         """Write `summary.json`: the figures of each stage, and the seconds of each part."""
         figures = {stage: {name: _or_null(value) for name, value in one.items()} for stage, one in self.figures.items()}
         summary = figures | {"wall_s": {part: round(seconds, 2) for part, seconds in self.wall_s.items()}}
-        _write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def _save(self) -> None:
-        _write_whole(self.folder / STATE, json.dumps({"wall_s": self.wall_s, "figures": self.figures}, indent=2))
+        write_whole(self.folder / STATE, json.dumps({"wall_s": self.wall_s, "figures": self.figures}, indent=2))
 
 
 def _or_null(value: float) -> float | None:
@@ -150,7 +151,8 @@ def _or_null(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
+    """Write a file, or leave what was there; raises OSError."""
     beside = file.with_name(f"{file.name}.partial")
     beside.write_text(text)
     os.replace(beside, file)

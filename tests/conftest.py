@@ -77,9 +77,12 @@ def start_job(tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[st
     """Starts small real runs in processes of their own; ends what is left of them."""
     jobs: list[FaultyJob] = []
 
-    def start(name: str, *overrides: str, num_steps: int = NUM_STEPS) -> FaultyJob:
+    def start(
+        name: str, *overrides: str, num_steps: int = NUM_STEPS, module: str = "rex_rl", **environment: str
+    ) -> FaultyJob:
         folder = tmp_path_factory.mktemp(name) / name
-        job = FaultyJob(folder, (*OVERRIDES, f"grpo.num_steps={num_steps}", *overrides), ray_environment)
+        settings = (*OVERRIDES, f"grpo.num_steps={num_steps}", *overrides)
+        job = FaultyJob(folder, settings, ray_environment | environment, module)
         jobs.append(job)
         return job.start()
 

@@ -2,11 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,20 +43,25 @@ class FaultyJob:
     """Of the run."""
     overrides: tuple[str, ...]
     environment: Mapping[str, str]
+    module: str = "rex_rl"
     process: subprocess.Popen[bytes] = field(init=False)
+    _log: subprocess.Popen[bytes] = field(init=False)
+    """Writes down what the job says: its own files may be limited."""
 
     def start(self) -> "FaultyJob":
         """Start it, or start it again."""
-        command = [sys.executable, "-m", "rex_rl", "train", "configs/smoke.yaml", *self.overrides]
-        self.log = self.folder.with_suffix(".log").open("ab")
+        command = [sys.executable, "-m", self.module, "train", "configs/smoke.yaml", *self.overrides]
+        with self.folder.with_suffix(".log").open("ab") as log:
+            self._log = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
         self.process = subprocess.Popen(
             [*command, f"run_root={self.folder.parent}", f"name={self.folder.name}"],
             cwd=ROOT,
             env=os.environ | dict(self.environment),
-            stdout=self.log,
-            stderr=self.log,
+            stdout=self._log.stdin,
+            stderr=self._log.stdin,
             start_new_session=True,
         )
+        self._log.stdin.close()
         return self
 
     def steps(self, stage: str = "grpo") -> list[dict[str, object]]:
@@ -68,17 +74,17 @@ class FaultyJob:
         """What happened, by name."""
         return [row for row in read_metrics(self.folder / "metrics.jsonl") if row.get("event") == name]
 
-    def wait_for(self, condition: Callable[[], object], *, timeout_s: float = 300) -> None:
+    def wait_for(self, condition: Callable[[], object], *, timeout_s: float = 300, poll_s: float = 0.02) -> None:
         """Wait while the job runs."""
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert self.process.poll() is None, f"the job ended with {self.process.returncode}:\n{self.tail()}"
             assert time.monotonic() < deadline_s, f"it did not come to pass:\n{self.tail()}"
-            time.sleep(0.02)
+            time.sleep(poll_s)
 
-    def wait_for_step(self, step: int) -> None:
+    def wait_for_step(self, step: int, *, timeout_s: float = 300, poll_s: float = 0.02) -> None:
         """Wait until so many GRPO steps are done."""
-        self.wait_for(lambda: len(self.steps()) >= step)
+        self.wait_for(lambda: len(self.steps()) >= step, timeout_s=timeout_s, poll_s=poll_s)
 
     def finish(self, *, timeout_s: float = 600) -> None:
         """Wait for a good end."""
@@ -102,6 +108,12 @@ class FaultyJob:
         pid = self.pids(role)[which]
         os.kill(pid, sign)
         return pid
+
+    def limit_files(self, num_bytes: int | None) -> None:
+        """Let no file of driver and learner grow beyond so many bytes, as on a full disk; None: as before."""
+        for pid in (self.process.pid, *self.pids("learner")):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if num_bytes is None else num_bytes, hard))
 
     def command(self, *arguments: str) -> str:
         """Standard output of another `rex-rl` command about this run's cluster, as from another shell."""
@@ -128,33 +140,43 @@ class FaultyJob:
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 child.kill()
             self.kill_driver()
-        self.log.close()
+        self._log.kill()
+        self._log.wait()
+
+    def said(self) -> str:
+        """All it said."""
+        return self.folder.with_suffix(".log").read_text(errors="replace")
 
     def tail(self) -> str:
-        """The end of what it said."""
-        return self.folder.with_suffix(".log").read_text(errors="replace")[-3000:]
+        """The end of it."""
+        return self.said()[-3000:]
 
 
 class StartJob(Protocol):
     """Starts a job in a folder of its own."""
 
-    def __call__(self, name: str, *overrides: str, num_steps: int = NUM_STEPS) -> FaultyJob:
-        """`name` is the run's."""
+    def __call__(
+        self, name: str, *overrides: str, num_steps: int = NUM_STEPS, module: str = "rex_rl", **environment: str
+    ) -> FaultyJob:
+        """`name` is the run's; `module` is run in place of `python -m rex_rl`, with more in its `environment`."""
 
 
-def learned(job: FaultyJob) -> list[dict[str, object]]:
-    """Each GRPO step's own metrics, in order: what must be equal to the bit with and without faults."""
-    return [{name: value for name, value in row.items() if not name.startswith(NOT_COMPARED)} for row in job.steps()]
+def learned(job: FaultyJob) -> dict[object, dict[str, object]]:
+    """Step -> its own metrics in GRPO: what must be equal to the bit with and without faults."""
+    rows = job.steps()
+    own = {row["step"]: {name: row[name] for name in row if not name.startswith(NOT_COMPARED)} for row in rows}
+    assert len(own) == len(rows), "a step stands twice"
+    return own
 
 
-def differences(one: FaultyJob, other: FaultyJob, *, up_to: int | None = None) -> list[str]:
-    """Where two runs' steps differ, as text; of their first `up_to` steps, or of all."""
-    left, right = learned(one)[:up_to], learned(other)[:up_to]
-    if len(left) != len(right):
-        return [f"{len(left)} steps against {len(right)}"]
+def differences(one: FaultyJob, other: FaultyJob, *, steps: Collection[int] | None = None) -> list[str]:
+    """Where two runs' steps differ, as text; of some `steps` only, or of all."""
+    left, right = learned(one), learned(other)
+    compared = sorted(left.keys() | right.keys()) if steps is None else steps
     return [
-        f"step {a['step']} {name}: {json.dumps(a.get(name))} against {json.dumps(b.get(name))}"
-        for a, b in zip(left, right, strict=True)
+        f"step {step} {name}: {json.dumps(a.get(name))} against {json.dumps(b.get(name))}"
+        for step in compared
+        for a, b in [(left.get(step, {}), right.get(step, {}))]
         for name in sorted(a.keys() | b.keys())
         if repr(a.get(name)) != repr(b.get(name))
     ]

@@ -9,24 +9,29 @@ import random
 import signal
 import time
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
+from rex_rl.guards import GROUPS
 from rex_rl.shapes.world import SceneKind, write_split
-from tests.faulty_job import ROLES, FaultyJob, StartJob, differences
+from tests.breaking_rank import FOLDER, NAN_LOSS, NAN_WEIGHTS, notes, position
+from tests.faulty_job import ROLES, FaultyJob, StartJob, differences, learned
 from tests.poison import write_poisoned
 
 pytestmark = pytest.mark.engine
+SAMPLED = ("reward", "reward_std", "rewards/f1/mean")
+"""Of a step's line: what its answers say, whether or not they were learned from."""
 
 
 def test_workers_of_every_role_are_killed_and_the_numbers_stay(start_job: StartJob, quiet_job: FaultyJob) -> None:
     """A rollout worker, a reward worker and the learner, one after the other, by kill -9."""
-    job = start_job("killed")
+    job = start_job("killed", num_steps=8)
     for step, role in ((1, "rollout"), (2, "reward"), (3, "learner")):
         job.wait_for_step(step)
         job.strike(role)
     job.finish()
-    assert differences(job, quiet_job) == []
+    assert differences(job, quiet_job, steps=range(1, 9)) == []  # with a constant learning rate, whatever comes after
     assert job.events("rollout_worker_lost")
     assert job.events("learner_lost")
 
@@ -35,14 +40,14 @@ def test_a_scaled_killed_and_stopped_run_has_the_numbers_of_a_quiet_one(
     start_job: StartJob, quiet_job: FaultyJob
 ) -> None:
     """Watched and scaled from other shells, its driver killed with -9, submitted again, ended by SIGTERM."""
-    job = start_job("moved")
+    job = start_job("moved", "rollout.num_workers=1")
     job.wait_for_step(1)
     scale(job, 0)
     num_steps = len(job.steps())
     assert job.command("status").startswith("moved: grpo")
     assert len(job.steps()) <= num_steps + 1  # a pause: at most the step that had its answers already
-    scale(job, 3)
-    job.wait_for(lambda: len(job.events("rollout_worker_serves")) == 2 + 3)
+    scale(job, 2)
+    job.wait_for(lambda: len(job.events("rollout_worker_serves")) == 1 + 2)
     status = json.loads(job.command("status", "moved", "--json"))
     assert (status["run"], status["stage"]) == ("moved", "grpo")
     pids = {role: sorted(one["pid"] for one in status["workers"] if one["role"] == role) for role in ROLES}
@@ -57,7 +62,7 @@ def test_a_scaled_killed_and_stopped_run_has_the_numbers_of_a_quiet_one(
     job.process.send_signal(signal.SIGTERM)  # as `ray job stop` sends it
     assert job.process.wait(60) == 143
     assert (job.folder / "checkpoints" / f"grpo_{len(job.steps()):06d}" / "manifest.json").is_file()
-    assert differences(job, quiet_job, up_to=len(job.steps())) == []
+    assert differences(job, quiet_job, steps=range(1, len(job.steps()) + 1)) == []
     assert [row["step"] for row in job.steps("sft")] == [1]
 
 
@@ -67,21 +72,80 @@ def scale(job: FaultyJob, rollouts: int) -> None:
     job.wait_for(lambda: len(job.pids("rollout")) == rollouts)
 
 
+def test_numbers_break_the_disk_is_full_and_wandb_is_away(
+    start_job: StartJob, quiet_job: FaultyJob, tmp_path: Path
+) -> None:
+    """No connection to W&B; no room for metrics, checkpoints and samples for some steps, one of them evaluated; weights
+    that are no numbers; a loss that is none. All steps before that one are those of the quiet run to the bit, those
+    after it within its noise, and every prompt is learned from, or kept with the skipped step, once."""
+    job = start_job(
+        "broken",
+        "wandb.mode=online",
+        "grpo.eval_every=5",
+        num_steps=16,
+        module="tests.breaking_rank",
+        WANDB_MODE="online",  # the tests' own says `offline`
+        WANDB_BASE_URL="http://127.0.0.1:9",  # the discard port: nobody listens
+        WANDB_API_KEY="0123456789abcdef" * 3,
+        **{FOLDER: str(tmp_path)},
+    )
+    job.wait_for_step(2)
+    job.limit_files(0)
+    job.wait_for(lambda: "grpo 5, held-out" in job.said())
+    job.limit_files(None)
+    job.wait_for_step(len(job.steps()) + 2)  # the one of the two that is not the newest has its checkpoint
+    (tmp_path / NAN_WEIGHTS).touch()
+    job.wait_for(lambda: job.events("resumed"))
+    job.wait_for_step(len(job.steps()) + 2)
+    (tmp_path / NAN_LOSS).touch()
+    job.finish()
+
+    (wandb,) = job.events("wandb")
+    assert "connection refused" in wandb["message"]
+    assert "lines may be missing there" in job.said()
+    assert "no checkpoint of step" in job.said()
+    assert "grpo_000005.jsonl: cannot be written: File too large; the run goes on" in job.said()
+    (lost,) = job.events("learner_lost")
+    assert lost["reason"] == "weights are not numbers"
+    (skipped,) = job.events("step_skipped")
+    step = skipped["step"]
+    assert differences(job, quiet_job, steps=[row["step"] for row in job.steps() if row["step"] < step]) == []
+    calls = notes(tmp_path)
+    steps = list(dict.fromkeys(calls))
+    assert len(calls) == len(steps) + 1  # that which broke the weights is repeated
+    assert [prompt for prompts in steps for prompt in prompts] == list(range(4 * 16))
+    kept = (job.folder / "skipped" / f"grpo_{step:06d}" / GROUPS).read_text().splitlines()
+    assert sorted(position(json.loads(line)["prompt"]["uid"]) for line in kept) == list(steps[step - 1])
+    counts = {row["step"]: row["guards/skipped_steps"] for row in job.steps()}
+    assert counts == {number: float(number >= step) for number in counts}
+    ours, quiet = (learned(run) for run in (job, quiet_job))
+    assert {name: ours[step][name] for name in SAMPLED} == {name: quiet[step][name] for name in SAMPLED}
+    rest = range(step + 1, 16 + 1)
+    rewards = [mean(float(run[number]["reward"]) for number in rest) for run in (ours, quiet)]
+    print(f"step {step} of 16 skipped: mean reward of the rest {rewards[0]:.3f}, without faults {rewards[1]:.3f}")
+    assert rewards[0] == pytest.approx(rewards[1], abs=0.05)  # a step's reward varies by as much from prompt to prompt
+
+
 @pytest.mark.soak
-def test_ten_kills_of_rollout_workers_in_thirty_steps(start_job: StartJob) -> None:
+@pytest.mark.parametrize(
+    ("num_kills", "every", "num_steps"),
+    [(10, 2, 30), pytest.param(3, 500, 1_600, id="a kill in five minutes")],  # where a step takes 0.6 s
+)
+def test_kills_of_rollout_workers(start_job: StartJob, num_kills: int, every: int, num_steps: int) -> None:
     """Idle, in prefill, in decode, in a sync: wherever chance has it; some are stopped instead of killed."""
     rng = random.Random(4)
-    quiet = start_job("quiet30", num_steps=30)
-    quiet.finish()
-    job = start_job("ten", num_steps=30)
-    for number in range(10):
-        job.wait_for_step(1 + 2 * number)
+    quiet = start_job(f"quiet{num_steps}", num_steps=num_steps)
+    quiet.finish(timeout_s=3_600)
+    job = start_job(f"kills{num_kills}", num_steps=num_steps)
+    for number in range(num_kills):
+        job.wait_for_step(1 + every * number, timeout_s=1_800, poll_s=every / 100)  # to read a long log costs time
         time.sleep(rng.uniform(0, 2))
         job.strike("rollout", sign=signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL, which=rng.randrange(2))
-    job.finish()
+    job.finish(timeout_s=3_600)
     assert differences(job, quiet) == []
     took_s, quiet_s = (float(run.steps()[-1]["time"]) - float(run.steps()[0]["time"]) for run in (job, quiet))
-    print(f"10 kills in 30 steps: goodput {job.steps()[-1]['goodput']:.3f}; {took_s:.0f} s, without {quiet_s:.0f} s")
+    goodput = job.steps()[-1]["goodput"]
+    print(f"{num_kills} kills in {num_steps} steps: goodput {goodput:.3f}; {took_s:.0f} s, without {quiet_s:.0f} s")
 
 
 @pytest.mark.soak

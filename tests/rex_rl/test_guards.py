@@ -10,7 +10,7 @@ import pytest
 
 from rex_rl.advantage import train_groups
 from rex_rl.config import GrpoConfig, GuardsConfig
-from rex_rl.errors import BrokenWeightsError, NonFiniteError
+from rex_rl.errors import BrokenWeightsError, LearnerLostError, NonFiniteError
 from rex_rl.guards import ARRAYS, GROUPS, GuardedLearner
 from rex_rl.types import Mean, Scores, TrainGroup
 from tests import fakes
@@ -98,10 +98,10 @@ def test_several_in_a_row_end_the_run_and_good_ones_between_begin_anew(tmp_path:
         learner.step(batch(), 1.0)
 
 
-def test_broken_weights_end_the_run_at_once(tmp_path: Path) -> None:
-    """Skipping would not mend them."""
+def test_broken_weights_are_no_step_to_skip(tmp_path: Path) -> None:
+    """That would not mend them: the learner counts as lost, and goes on from its last checkpoint."""
     learner = guarded(Diverging(1, error=BrokenWeightsError("weights are not numbers")), tmp_path)
-    with pytest.raises(BrokenWeightsError):
+    with pytest.raises(LearnerLostError, match="weights are not numbers"):
         learner.step(batch(), 1.0)
 
 
