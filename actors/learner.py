@@ -17,7 +17,8 @@ from ray import ObjectRef
 
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
-from actors.weights import VISION_PREFIX, Manifest, bucket_digest, fill_buckets
+from actors.manifest import Manifest
+from actors.weights import VISION_PREFIX, bucket_digest, fill_buckets
 from rex_rl.attention import kernel_on
 from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk

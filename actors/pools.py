@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 
 from actors.identity import Identity
 from actors.learner import Objective
-from actors.weights import Manifest
+from actors.manifest import Manifest
 from rex_rl.batch import plan_micro_batches
 from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig, SftConfig
 from rex_rl.errors import CheckpointError, LearnerLostError

@@ -8,7 +8,8 @@ from ray import ObjectRef
 
 from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
 from actors.identity import Identity, own_identity
-from actors.weights import Bucket, Manifest, bucket_digest
+from actors.manifest import Manifest
+from actors.weights import Bucket, bucket_digest
 from actors.worker import Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image

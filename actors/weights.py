@@ -1,6 +1,5 @@
 """Weights on their way from the learner to the rollout workers: buckets, digests, and the manifest of a version."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -46,21 +45,6 @@ Bucket = tuple[PackedTensor, ...]
 def bucket_digest(bucket: Bucket) -> str:
     """One digest of the tensors' digests in order."""
     return digest_of(np.frombuffer("".join(packed.digest for packed in bucket).encode(), dtype=np.uint8))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """What a version consists of: digests of its buckets in order, and one of the vision tower alone."""
-
-    version: int
-    digests: tuple[str, ...]
-    vision_digest: str
-    num_bytes: int
-
-    @property
-    def digest(self) -> str:
-        """One digest for the whole version."""
-        return hashlib.sha256("".join(self.digests).encode()).hexdigest()[:16]
 
 
 def digest_of(data: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from actors.identity import Identity
-from actors.weights import Manifest
+from actors.manifest import Manifest
 from rex_rl.types import Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState, after
 

@@ -18,7 +18,7 @@ _FOREIGN = ("REX_RUN_ROOT", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS", "WANDB
 
 # A loaded machine draws its examples slowly, which is no fault of a test.
 _ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("short", derandomize=True, database=None, max_examples=50, **_ANY_SPEED)
+settings.register_profile("short", derandomize=True, database=None, max_examples=30, **_ANY_SPEED)
 settings.register_profile("soak", print_blob=True, max_examples=2_000, **_ANY_SPEED)
 
 
@@ -46,7 +46,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
     return ROOT

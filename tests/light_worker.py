@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.identity import Identity, own_identity
-from actors.weights import Manifest
+from actors.manifest import Manifest
 from actors.worker import Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.types import Answer, FinishReason, Group, Prompt, Sampling

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from tests.faulty_job import FaultyJob
 pytestmark = pytest.mark.engine
 
 PHOTOS = Path(__file__).parent / "fixtures" / "photos"
-SMALL = ("rollout.max_model_len=512", "rollout.kv_cache_gib=0.25", "wandb.mode=offline")
+FinishedRun = tuple[Path, subprocess.CompletedProcess[str]]
+"""Its folder, and how its command ended."""
 
 
 def rex_rl(*arguments: str, root: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -63,41 +65,56 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
     assert out.stat().st_size > 0
 
 
-def trained(run: Path, *overrides: str, root: Path, env: dict[str, str]) -> dict[str, Any]:
-    """`summary.json` of a small run of both stages that ended well."""
-    where = (f"name={run.name}", f"run_root={run.parent}", "sft.num_steps=2")
-    done = rex_rl("train", "configs/smoke.yaml", *where, *overrides, root=root, env=env)
+@pytest.fixture(scope="module")
+def small_runs(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]
+) -> dict[str, FinishedRun]:
+    """Two runs of both stages side by side, as either waits for one process after the other to start."""
+    overrides = {
+        "photos": (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}", "grpo.max_staleness=1"),
+        "mix": (
+            f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
+            "data.shapes={num_train: 3, num_heldout: 2}",
+            "grpo.prompts_per_step=6",
+            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
+        ),
+    }
+    folder = tmp_path_factory.mktemp("small")
+
+    def train(name: str) -> FinishedRun:
+        where = (f"name={name}", f"run_root={folder}", "sft.num_steps=2")
+        done = rex_rl("train", "configs/smoke.yaml", *where, *overrides[name], root=root, env=ray_environment)
+        return folder / name, done
+
+    with ThreadPoolExecutor() as side_by_side:
+        return dict(zip(overrides, side_by_side.map(train, overrides), strict=True))
+
+
+def ended_well(run: FinishedRun) -> tuple[Path, dict[str, Any]]:
+    """The run's folder and its `summary.json`."""
+    folder, done = run
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads((run / "summary.json").read_text()))
+    return folder, json.loads((folder / "summary.json").read_text())
 
 
-def test_photographs_in_coco_format_train_with_two_paths(
-    root: Path, tmp_path: Path, ray_environment: dict[str, str]
-) -> None:
+def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, FinishedRun]) -> None:
     """A user's own data: nothing but the config's two paths; both stages, evaluation, overlap by one step."""
-    paths = (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}")
-    summary = trained(tmp_path / "photos", *paths, "grpo.max_staleness=1", root=root, env=ray_environment)
+    folder, summary = ended_well(small_runs["photos"])
     assert summary["grpo"]["num_images"] >= 1
-    steps = [row["step"] for row in read_metrics(tmp_path / "photos" / "metrics.jsonl") if row.get("stage") == "grpo"]
+    steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if row.get("stage") == "grpo"]
     assert 2 in steps
 
 
-def test_four_tasks_train_in_one_run(root: Path, tmp_path: Path, ray_environment: dict[str, str]) -> None:
+def test_four_tasks_train_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
     """Both stages on a mix: rewards by task, advantages in units of their task, figures and gains by task."""
-    overrides = (
-        f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
-        "data.shapes={num_train: 3, num_heldout: 2}",
-        "grpo.prompts_per_step=6",
-        "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
-    )
-    summary = trained(tmp_path / "mix", *overrides, root=root, env=ray_environment)
+    folder, summary = ended_well(small_runs["mix"])
     assert summary["grpo"]["num_images"] == 8
     assert {f"{task}/f1_miou" for task in SHAPES_TASKS} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
-    names = {name for row in read_metrics(tmp_path / "mix" / "metrics.jsonl") for name in row}
+    names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
     assert {f"reward/{task}" for task in SHAPES_TASKS} <= names  # 12 of the 12 training records in two steps
     assert {f"eval/{task}/f1_miou" for task in SHAPES_TASKS} <= names
-    assert "reward/ocr_box" in (tmp_path / "mix" / "report.html").read_text()
-    compared = rex_rl("compare", str(tmp_path / "mix"), root=root, env={})
+    assert "reward/ocr_box" in (folder / "report.html").read_text()
+    compared = rex_rl("compare", str(folder), root=root, env={})
     assert all(f"| mix | {task} | 2 |" in compared.stdout for task in SHAPES_TASKS), compared.stderr
 
 

@@ -5,7 +5,7 @@ The gradient of a step does not depend on how it was cut, so a step that ran out
 
 import resource
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,12 +235,14 @@ def test_a_rank_says_whether_its_state_is_written() -> None:
 def test_a_run_goes_on_with_another_number_of_ranks(tiny_model: Path, image: Path, ray_cluster: None) -> None:
     """Written by one rank at ZeRO 0, read by two at ZeRO 3: the state is whole tensors by name, whoever holds them."""
     folder = image.parent
-    one = start_learner(1, zero_stage=0)
+    with ThreadPoolExecutor() as together:
+        two_starting = together.submit(start_learner, 2, zero_stage=3)
+        one = start_learner(1, zero_stage=0)
+        two = two_starting.result()
     one.begin_sft(str(tiny_model), SftConfig())
     one.step(groups(image), 1.0)
     one.save_state(folder)()
     expected = one.step(groups(image), 1.0)
-    two = start_learner(2, zero_stage=3)
     two.begin_sft(str(tiny_model), SftConfig())
     two.load_state(folder, 1)
     found = two.step(groups(image), 1.0)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from actors.manifest import Manifest
 from actors.rollout_pool import RolloutPool
-from actors.weights import Manifest
 from actors.worker import PoolLimits, Published, Ticket
 from rex_rl.errors import RolloutError
 from rex_rl.types import Sampling

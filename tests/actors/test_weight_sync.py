@@ -46,6 +46,16 @@ def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
 
 
 @pytest.fixture(scope="module")
+def learner(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[RayLearner]:
+    """Of as many ranks at the ZeRO stage asked for; a stage begun anew starts from the model folder again."""
+    num_ranks, zero_stage = request.param
+    started = start_learner(num_ranks, zero_stage=zero_stage)
+    yield started
+    for rank in started.ranks:
+        ray.kill(rank)
+
+
+@pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     """Two scenes and a photograph that the processor has to resize."""
     folder = tmp_path_factory.mktemp("scenes")
@@ -66,11 +76,17 @@ def largest_gap(learner: RayLearner, groups: list[Group]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(said, recomputed, strict=True))
 
 
-@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (2, 3)])
+def test_a_fresh_worker_refuses_to_serve_base_weights(pool: RolloutPool, prompts: list[Prompt]) -> None:
+    """The pool never asks one; should it ever, the worker itself says no. The first test here: others sync it."""
+    sampling = Sampling(num_answers=1, temperature=0.0, max_tokens=4, seed=0)
+    with pytest.raises(SyncError, match="before its first weight sync"):
+        ray.get(only_worker(pool).generate.remote(prompts[0], sampling))
+
+
+@pytest.mark.parametrize("learner", [(1, 0), (2, 3)], indirect=True)
 def test_engine_and_learner_agree_after_every_publish(
-    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], num_ranks: int, zero_stage: int
+    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], learner: RayLearner
 ) -> None:
-    learner = start_learner(num_ranks, zero_stage=zero_stage)
     learner.begin_grpo(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
 
@@ -85,17 +101,15 @@ def test_engine_and_learner_agree_after_every_publish(
         groups = answer(pool, prompts, seed=1)  # the same prompts and images: stale caches would show
         assert {int(v) for group in groups for one in group.answers for v in one.versions_T} == {version}
         assert largest_gap(learner, groups) < TOLERANCE
-    for rank in learner.ranks:
-        ray.kill(rank)
 
 
+@pytest.mark.parametrize("learner", [(1, 0)], indirect=True)
 def test_answers_in_the_middle_of_a_sync_go_on_under_the_new_weights(
-    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt]
+    tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], learner: RayLearner
 ) -> None:
     """None is lost, and every token says whose it is. The image is encoded anew for them, also where the prompt was
     cached: vLLM by itself has dropped its pixels by then and fails (engine.py hands them over).
     """
-    learner = start_learner(1, zero_stage=0)
     learner.begin_grpo(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
     sync.publish(0)
@@ -108,8 +122,6 @@ def test_answers_in_the_middle_of_a_sync_go_on_under_the_new_weights(
     assert len(written) == 8
     assert all((np.diff(versions_T) >= 0).all() for versions_T in written)
     assert {0, 1} <= {int(version) for versions_T in written for version in (versions_T[0], versions_T[-1])}
-    for rank in learner.ranks:
-        ray.kill(rank)
 
 
 def test_only_allowed_tokens_are_sampled(tiny_model: Path, pool: RolloutPool, prompts: list[Prompt]) -> None:
@@ -132,18 +144,8 @@ def test_same_seed_gives_the_same_answers_and_another_seed_others(pool: RolloutP
     assert not np.array_equal(first.answers[0].tokens_T, first.answers[1].tokens_T)
 
 
-def test_a_fresh_worker_refuses_to_serve_base_weights(
-    tiny_model: Path, ray_cluster: None, prompts: list[Prompt]
-) -> None:
-    """The pool never asks one; should it ever, the worker itself says no."""
-    handle = start_worker(tiny_model, mask_tokens=False)
-    with pytest.raises(SyncError, match="before its first weight sync"):
-        ray.get(handle.generate.remote(prompts[0], Sampling(num_answers=1, temperature=0.0, max_tokens=4, seed=0)))
-    ray.kill(handle)
-
-
-def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool) -> None:
-    learner = start_learner(1, zero_stage=0)
+@pytest.mark.parametrize("learner", [(1, 0)], indirect=True)
+def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool, learner: RayLearner) -> None:
     learner.begin_grpo(str(tiny_model), SETTINGS)
     manifest, refs = learner.export_weights(7, timeout_s=60)
     first, *others = ray.get(refs[0])
@@ -152,5 +154,3 @@ def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool) -> No
     altered = ray.put((replace(first, data=data), *others))
     with pytest.raises(SyncError, match="arrived altered"):
         ray.get(only_worker(pool).update_weights.remote(manifest, [altered, *refs[1:]]))
-    for rank in learner.ranks:
-        ray.kill(rank)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.weights import Manifest, bucket_digest, digest_of, fill_buckets, pack, tensor_bytes
+from actors.manifest import Manifest
+from actors.weights import bucket_digest, digest_of, fill_buckets, pack, tensor_bytes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
 SHAPES = st.lists(st.integers(1, 5), max_size=3).map(tuple)
