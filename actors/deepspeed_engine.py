@@ -154,9 +154,13 @@ class LearnerEngine:
         return float(known if known is not None else norm or 0.0)
 
     def has_finite_weights(self) -> bool:
-        """Whether all weights this rank holds are numbers."""
-        held = (getattr(parameter, "ds_tensor", parameter) for parameter in self.policy.parameters())
-        return all(bool(torch.isfinite(tensor).all()) for tensor in held)
+        """Whether all weights this rank holds are numbers: a NaN or an infinity is the least or the greatest.
+
+        One pass, faster than a memory copy; `torch.isfinite` is many times slower in bfloat16 on a CPU.
+        """
+        held = (getattr(parameter, "ds_tensor", parameter).data for parameter in self.policy.parameters())
+        ends = [torch.stack(tensor.aminmax()) for tensor in held if tensor.numel()]
+        return all(bool(torch.isfinite(end).all()) for end in ends)
 
     def set_learning_rate(self, factor: float) -> None:
         """Give every part its configured rate times the schedule's factor."""

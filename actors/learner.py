@@ -144,7 +144,7 @@ class LearnerRank:
         Raises:
             NonFiniteError: on every rank, where one has a loss or they have a gradient norm that is no number; no
                 weight changed.
-            BrokenWeightsError: the same, and the weights are why.
+            BrokenWeightsError: on every rank, where one's weights are not numbers, before the step or behind it.
         """
         self._engine.set_learning_rate(learning_rate_factor)
         # Adapters' dropout, the only chance in a step: a resumed run draws what the one before would have.
@@ -158,6 +158,8 @@ class LearnerRank:
         except NonFiniteError as error:
             self._require_finite_weights()
             raise NonFiniteError(fault or str(error)) from error
+        # Before any rollout worker gets them: what one NaN leaves in a cache of keys spoils later answers too.
+        self._require_finite_weights()
         counts = {"grad_norm": norm, "guards/oom_splits": float(num_splits)}
         return {**sums, **{name: Mean(total=value, count=1.0) for name, value in counts.items()}}
 
@@ -230,12 +232,7 @@ class LearnerRank:
         return np.split(logprobs_N, np.cumsum(lengths)[:-1])
 
     def export_weights(self, version: int) -> tuple[Manifest, list[ObjectRef]] | None:
-        """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering.
-
-        Raises BrokenWeightsError before any rollout worker gets them: what one NaN leaves in a worker's cache of keys
-        and values spoils answers under later weights too.
-        """
-        self._require_finite_weights()
+        """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering."""
         refs: list[ObjectRef] = []
         digests, vision_digests, num_bytes = [], [], 0
         for bucket in fill_buckets(self._engine.named_tensors()):

@@ -23,13 +23,16 @@ class LearnerRankThatBreaks(LearnerRank):
     """Obeys each order once, and takes it away."""
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate_factor: float) -> Mapping[str, Mean]:
-        """Note the prompts; after the step the weights may no longer be numbers."""
+        """Note the prompts."""
         if self._objective.name == "grpo":
             note(sorted({position(group.prompt.uid) for batch in micro_batches for group in batch.groups}))
-        learned = super().step(micro_batches, learning_rate_factor)
+        return super().step(micro_batches, learning_rate_factor)
+
+    def _require_finite_weights(self) -> None:
+        """The weights may have lost their numbers by then."""
         if is_ordered(NAN_WEIGHTS):
             next(p for p in self._engine.policy.parameters() if p.requires_grad).data.view(-1)[0] = math.nan
-        return learned
+        super()._require_finite_weights()
 
     def _loss(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, dict[str, Mean]]:
         loss, metrics = super()._loss(micro_batch)
