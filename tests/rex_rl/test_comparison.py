@@ -101,8 +101,9 @@ def test_each_tasks_gain_has_its_interval(tmp_path: Path) -> None:
         ]  # fmt: skip
         results[20:] = [replace(result, said_labels=(), said_NK=np.zeros((0, 4))) for result in results[20:]]
         write_samples(run / "samples" / f"{stage}_000009.jsonl", records, results)
-    detection, layout = compare([run])[0].tasks
+    compared = compare([run])
+    detection, layout = compared[0].tasks
     assert (detection.task, detection.num_images, detection.sft, detection.grpo) == ("detection", 20, 0.5, 1)
     assert 0 < detection.interval[0] < 0.5 < detection.interval[1]
     assert (layout.sft, layout.grpo, layout.interval) == (0, 0, (0, 0))
-    assert "| a | layout | 20 | 0.00 % | 0.00 % | +0.00 | +0.00 to +0.00 |" in table(compare([run]))
+    assert "| a | layout | 20 | 0.00 % | 0.00 % | +0.00 | +0.00 to +0.00 |" in table(compared)
