@@ -18,7 +18,7 @@ from ray import ObjectRef
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
-from actors.weights import VISION_PREFIX, bucket_digest, fill_buckets
+from actors.weights import VISION_PREFIX, fill_buckets, tensor_digests
 from rex_rl.attention import kernel_on
 from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk
@@ -235,12 +235,15 @@ class LearnerRank:
         """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering."""
         refs: list[ObjectRef] = []
         digests, vision_digests, num_bytes = [], [], 0
-        for bucket in fill_buckets(self._engine.named_tensors()):
-            if self._seat.rank == 0:
-                refs.append(ray.put(bucket))
-                digests.append(bucket_digest(bucket))
-                vision_digests += [packed.digest for packed in bucket if packed.name.startswith(VISION_PREFIX)]
-                num_bytes += sum(packed.data.size for packed in bucket)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            for bucket in fill_buckets(self._engine.named_tensors()):
+                if self._seat.rank == 0:
+                    digesting = beside.submit(tensor_digests, bucket)  # it shares no lock with the copy into the store
+                    refs.append(ray.put(bucket))
+                    digests.append(digesting.result())
+                    named = zip(bucket, digests[-1], strict=True)
+                    vision_digests += [digest for packed, digest in named if packed.name.startswith(VISION_PREFIX)]
+                    num_bytes += sum(packed.data.size for packed in bucket)
         if self._seat.rank != 0:
             return None
         manifest = Manifest(

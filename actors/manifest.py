@@ -2,18 +2,19 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a version consists of: digests of its buckets in order, and one of the vision tower alone."""
+    """What a version consists of: digests of its tensors, bucket by bucket, and one of the vision tower alone."""
 
     version: int
-    digests: tuple[str, ...]
+    digests: tuple[tuple[str, ...], ...]
     vision_digest: str
     num_bytes: int
 
     @property
     def digest(self) -> str:
         """One digest for the whole version."""
-        return hashlib.sha256("".join(self.digests).encode()).hexdigest()[:16]
+        return hashlib.sha256("".join(chain.from_iterable(self.digests)).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from ray import ObjectRef
 from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
 from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
-from actors.weights import Bucket, bucket_digest
+from actors.weights import Bucket, tensor_digests
 from actors.worker import Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
@@ -44,14 +44,14 @@ class RolloutWorker:
         return manifest
 
     def update_weights(self, manifest: Manifest, bucket_refs: list[ObjectRef], *, abort: bool = False) -> Manifest:
-        """Take a version: check every bucket's digest, load it, drop what was cached under the old weights.
+        """Take a version: check every tensor's digest, load it, drop what was cached under the old weights.
 
         Runs between two engine steps. Answers in flight go on with the new weights: their keys and values are
         computed again, and every token keeps the version that wrote it. With `abort` they are given up instead.
         """
         buckets: list[Bucket] = ray.get(bucket_refs)
-        for digest, bucket in zip(manifest.digests, buckets, strict=True):
-            if bucket_digest(bucket) != digest or not all(packed.is_intact() for packed in bucket):
+        for digests, bucket in zip(manifest.digests, buckets, strict=True):
+            if tensor_digests(bucket) != digests:
                 raise SyncError(f"{self.name}: a bucket of version {manifest.version} arrived altered")
         if abort:
             self.abort_all()

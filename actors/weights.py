@@ -1,4 +1,4 @@
-"""Weights on their way from the learner to the rollout workers: buckets, digests, and the manifest of a version."""
+"""Weights on their way from the learner to the rollout workers: buckets and digests."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ VISION_PREFIX = "model.visual."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedTensor:
-    """A named tensor as its bytes, with their xxh3 digest."""
+    """A named tensor as its bytes."""
 
     name: str
     dtype: str
@@ -24,11 +24,6 @@ class PackedTensor:
     shape: tuple[int, ...]
     data: np.ndarray
     """Flat uint8; a view of the weights where it was packed, of Ray's object store where it arrived."""
-    digest: str
-
-    def is_intact(self) -> bool:
-        """True when the bytes still have the digest they were sent with."""
-        return digest_of(self.data) == self.digest
 
     def tensor(self) -> torch.Tensor:
         """The tensor on those very bytes: to copy from and not to write to, as the object store's are read-only."""
@@ -42,9 +37,9 @@ Bucket = tuple[PackedTensor, ...]
 """Tensors that travel as one object: each is copied once on either side and never joined to its neighbours."""
 
 
-def bucket_digest(bucket: Bucket) -> str:
-    """One digest of the tensors' digests in order."""
-    return digest_of(np.frombuffer("".join(packed.digest for packed in bucket).encode(), dtype=np.uint8))
+def tensor_digests(bucket: Bucket) -> tuple[str, ...]:
+    """One digest a tensor, in order."""
+    return tuple(digest_of(packed.data) for packed in bucket)
 
 
 def digest_of(data: np.ndarray) -> str:
@@ -59,9 +54,8 @@ def tensor_bytes(tensor: torch.Tensor) -> np.ndarray:
 
 def pack(name: str, tensor: torch.Tensor) -> PackedTensor:
     """A tensor ready to travel, without a copy of one that lies in host memory in order."""
-    data = tensor_bytes(tensor)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return PackedTensor(name=name, dtype=dtype, shape=tuple(tensor.shape), data=data, digest=digest_of(data))
+    return PackedTensor(name=name, dtype=dtype, shape=tuple(tensor.shape), data=tensor_bytes(tensor))
 
 
 def fill_buckets(named: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: int = BUCKET_BYTES) -> Iterator[Bucket]:

@@ -57,7 +57,7 @@ def pool_of(
 def version(number: int) -> Published:
     """Weights of that version."""
     return Published(
-        manifest=Manifest(version=number, digests=(f"{number}",), vision_digest="", num_bytes=0), bucket_refs=[]
+        manifest=Manifest(version=number, digests=((f"{number}",),), vision_digest="", num_bytes=0), bucket_refs=[]
     )
 
 
