@@ -305,6 +305,8 @@ def _shapes(
         is_repeated = len(phrases) + bool(labels) > 1
         if "" in labels:
             said.fault("broken_segment", int(spans_N2[labels.index(""), 0]))
+        if "broken_segment" in faults and "" in phrases and "" not in names:  # `None` in front of every phrase
+            said.fault("unknown_label", faults["broken_segment"])
     else:
         is_repeated = len(set(phrases)) < len(phrases)
         if "broken_segment" in faults and "" in labels and "" not in names:  # shapes in front of every phrase

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rex_rl.answer_reader import FAULTS
@@ -221,6 +221,7 @@ def require_same(vocabulary: Vocabulary, codec: Codec, tokens: list[int], task: 
 
 @pytest.mark.parametrize("task", SEGMENTED, ids=lambda task: task.name)
 @given(said=mutated_answers() | st.text("RrBbcc,N wE?", max_size=40))
+@example(said="BNbE")
 @examples(0.6)
 def test_the_reader_says_what_the_state_machine_says(
     codec: Codec, vocabulary: Vocabulary, task: Task, said: str
