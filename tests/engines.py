@@ -15,7 +15,7 @@ from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.worker import PoolLimits
-from rex_rl.config import LearnerConfig
+from rex_rl.config import LearnerConfig, LoraConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
 
@@ -69,10 +69,13 @@ def only_worker(pool: RolloutPool) -> ActorHandle:
     return worker.actor
 
 
-def start_learner(num_ranks: int, *, zero_stage: int) -> RayLearner:
-    """A learner on gloo."""
+def start_learner(num_ranks: int, *, zero_stage: int, lora_rank: int = 0) -> RayLearner:
+    """A learner on gloo; with a rank above 0 it trains adapters on all parts of the model."""
     config = LearnerConfig(
-        num_ranks=num_ranks, micro_batch_tokens=2048, deepspeed={"zero_optimization": {"stage": zero_stage}}
+        num_ranks=num_ranks,
+        micro_batch_tokens=2048,
+        lora=LoraConfig(rank=lora_rank, vision=("qkv",), projector=("mlp.2",)),
+        deepspeed={"zero_optimization": {"stage": zero_stage}},
     )
     kind = ray.remote(LearnerRank).options(num_cpus=0.1, runtime_env=one_thread())
 

@@ -47,9 +47,10 @@ def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
 
 @pytest.fixture(scope="module")
 def learner(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[RayLearner]:
-    """Of as many ranks at the ZeRO stage asked for; a stage begun anew starts from the model folder again."""
-    num_ranks, zero_stage = request.param
-    started = start_learner(num_ranks, zero_stage=zero_stage)
+    """Of as many ranks at the ZeRO stage, with adapters of the rank asked for; a stage begun anew starts from the model
+    folder again."""
+    num_ranks, zero_stage, lora_rank = request.param
+    started = start_learner(num_ranks, zero_stage=zero_stage, lora_rank=lora_rank)
     yield started
     for rank in started.ranks:
         ray.kill(rank)
@@ -83,10 +84,11 @@ def test_a_fresh_worker_refuses_to_serve_base_weights(pool: RolloutPool, prompts
         ray.get(only_worker(pool).generate.remote(prompts[0], sampling))
 
 
-@pytest.mark.parametrize("learner", [(1, 0), (2, 3)], indirect=True)
+@pytest.mark.parametrize("learner", [(1, 0, 8), (1, 0, 0), (2, 3, 0)], indirect=True)
 def test_engine_and_learner_agree_after_every_publish(
     tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], learner: RayLearner
 ) -> None:
+    """Adapters too, which reach the engine merged into the weights."""
     learner.begin_grpo(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
 
@@ -103,7 +105,7 @@ def test_engine_and_learner_agree_after_every_publish(
         assert largest_gap(learner, groups) < TOLERANCE
 
 
-@pytest.mark.parametrize("learner", [(1, 0)], indirect=True)
+@pytest.mark.parametrize("learner", [(1, 0, 0)], indirect=True)
 def test_answers_in_the_middle_of_a_sync_go_on_under_the_new_weights(
     tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], learner: RayLearner
 ) -> None:
@@ -144,7 +146,7 @@ def test_same_seed_gives_the_same_answers_and_another_seed_others(pool: RolloutP
     assert not np.array_equal(first.answers[0].tokens_T, first.answers[1].tokens_T)
 
 
-@pytest.mark.parametrize("learner", [(1, 0)], indirect=True)
+@pytest.mark.parametrize("learner", [(1, 0, 0)], indirect=True)
 def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool, learner: RayLearner) -> None:
     learner.begin_grpo(str(tiny_model), SETTINGS)
     manifest, refs = learner.export_weights(7, timeout_s=60)
