@@ -246,6 +246,9 @@ class AnswerReader:
 
     def _read_numbers(self, at: int, part: bytes) -> None:
         """Coordinates of one shape; text belongs in front of everything else that a segment says, as `None` does."""
+        if part.count(COORDINATE) == len(part):
+            self._numbers += range(at, at + len(part))
+            return
         begun = self._says_shape or self._numbers
         for i, kind in enumerate(part, at):
             if kind == COORDINATE:

@@ -150,8 +150,8 @@ def doubled_areas(polygons_NK: np.ndarray) -> np.ndarray:
     >>> doubled_areas(np.array([[0, 0, 4, 0, 4, 3], [0, 0, 1, 1, 2, 2]]))
     array([12,  0])
     """
-    x_NV, y_NV = polygons_NK[:, ::2], polygons_NK[:, 1::2]
-    return np.asarray(np.abs((x_NV * (np.roll(y_NV, -1, axis=1) - np.roll(y_NV, 1, axis=1))).sum(axis=1)))
+    x_NV, y_NV = polygons_NK[:, ::2] - polygons_NK[:, :1], polygons_NK[:, 1::2] - polygons_NK[:, 1:2]
+    return np.asarray(np.abs((x_NV[:, :-1] * y_NV[:, 1:] - x_NV[:, 1:] * y_NV[:, :-1]).sum(axis=1)))
 
 
 def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
