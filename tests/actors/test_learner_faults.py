@@ -113,13 +113,24 @@ def test_a_step_without_a_finite_loss_or_norm_changes_nothing_and_the_next_is_as
 
 @pytest.mark.engine
 @pytest.mark.parametrize("rank", [0, 3], indirect=True)
-def test_weights_that_are_no_numbers_are_said_to_be_why(rank: LearnerRank, image: Path) -> None:
+def test_weights_that_are_no_numbers_are_said_to_be_why(
+    rank: LearnerRank, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the step that broke them, so that no rollout worker gets them; and before the next one, should it come."""
     parameter = next(p for p in rank._engine.policy.parameters() if p.requires_grad)
-    getattr(parameter, "ds_tensor", parameter).data.view(-1)[0] = float("nan")
+    apply = rank._engine.apply
+
+    def break_weights() -> float:
+        norm = apply()
+        getattr(parameter, "ds_tensor", parameter).data.view(-1)[0] = float("nan")
+        return norm
+
+    monkeypatch.setattr(rank._engine, "apply", break_weights)
     with pytest.raises(BrokenWeightsError, match="weights are not numbers"):
         step(rank, groups(image))
+    monkeypatch.undo()
     with pytest.raises(BrokenWeightsError):
-        rank.export_weights(1)  # no rollout worker gets them
+        step(rank, groups(image))
 
 
 @pytest.mark.engine
