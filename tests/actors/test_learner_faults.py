@@ -128,7 +128,7 @@ def test_weights_that_are_no_numbers_are_said_to_be_why(
     monkeypatch.setattr(rank._engine, "apply", break_weights)
     with pytest.raises(BrokenWeightsError, match="weights are not numbers"):
         step(rank, groups(image))
-    monkeypatch.undo()
+    monkeypatch.setattr(rank._engine, "apply", apply)
     with pytest.raises(BrokenWeightsError):
         step(rank, groups(image))
 
