@@ -218,6 +218,21 @@ def test_chunks_of_logits_change_nothing(
     require_same_gradients(gradients(policy, weighted(cut)), whole_gradients)
 
 
+def test_checkpointed_layers_change_nothing(policy: Any, packer: Packer, vocabulary: Vocabulary) -> None:
+    """`learner.gradient_checkpointing`: a packed group's log-probabilities and every gradient stay."""
+    inputs = packer.inputs(random_answers(vocabulary, LENGTHS))
+    kept = answer_stats(policy, inputs)
+    kept_gradients = gradients(policy, weighted(kept))
+    policy.gradient_checkpointing_enable()
+    assert policy.is_gradient_checkpointing
+    try:
+        again = answer_stats(policy, inputs)
+        torch.testing.assert_close(again.logprobs_N, kept.logprobs_N, atol=1e-6, rtol=0)
+        require_same_gradients(gradients(policy, weighted(again)), kept_gradients)
+    finally:
+        policy.gradient_checkpointing_disable()
+
+
 def test_image_features_given_are_those_of_the_pixels(policy: Any, packer: Packer, vocabulary: Vocabulary) -> None:
     inputs = packer.inputs(random_answers(vocabulary, LENGTHS))
     with torch.no_grad():
