@@ -70,8 +70,7 @@ class LearnerRank:
     """A Ray actor around one DeepSpeed rank."""
 
     def __init__(self, config: LearnerConfig, *, bfloat16: bool) -> None:
-        self._config, self._bfloat16 = config, bfloat16
-        self._dtype = torch.bfloat16 if bfloat16 else torch.float32
+        self._config, self._dtype = config, torch.bfloat16 if bfloat16 else torch.float32
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] = Future()
 
@@ -120,7 +119,8 @@ class LearnerRank:
             torch.from_numpy(self._vocabulary.sampled_ids).to(self._device) if objective.mask_tokens else None
         )
         self._reference = self._make_reference(model_folder, policy)
-        self._engine = LearnerEngine(policy, learner=self._config, optimiser=optimiser, bfloat16=self._bfloat16)
+        bfloat16 = self._dtype == torch.bfloat16
+        self._engine = LearnerEngine(policy, learner=self._config, optimiser=optimiser, bfloat16=bfloat16)
 
     def _make_reference(self, model_folder: str, policy: torch.nn.Module) -> Forward | None:
         grpo = self._objective.grpo

@@ -145,8 +145,7 @@ def _text_terms(
     if not truth_P[0].reads_text:
         return {}
     similar_G, exact_G = [], []
-    pairs_G = [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
-    for (said, truth), overlaps in zip(pairs_G, overlaps_G, strict=True):
+    for (said, truth), overlaps in zip(_beside_truths(said_PG, truth_P), overlaps_G, strict=True):
         truth_N = match(overlaps.value_NB, overlaps.root_N).truth_N
         shapes = np.flatnonzero(truth_N != UNMATCHED).tolist()
         said_texts, true_texts = [said.labels[i] for i in shapes], [truth.labels[truth_N[i]] for i in shapes]
@@ -154,6 +153,11 @@ def _text_terms(
         similar_G.append(sum(text_similarity(said_texts, true_texts).tolist()) / num_true if num_true else 1.0)
         exact_G.append(sum(map(eq, said_texts, true_texts)) / num_true if num_true else 1.0)
     return {"text_similarity": np.array(similar_G), "exact_text": np.array(exact_G)}
+
+
+def _beside_truths(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[tuple[Said, Truth]]:
+    """[G] every answer and the truth of its prompt."""
+    return [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
 
 
 def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
@@ -166,10 +170,10 @@ def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credi
 
 def _formulas(name: str, said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[RewardOf]:
     """[G] each answer's published reward."""
-    pairs_G = [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
+    measured_G = measure_labels(said_PG, truth_P)
     return [
         _formula(name, said, any_NB, same_NB, truth)
-        for (said, truth), (any_NB, same_NB) in zip(pairs_G, measure_labels(said_PG, truth_P), strict=True)
+        for (said, truth), (any_NB, same_NB) in zip(_beside_truths(said_PG, truth_P), measured_G, strict=True)
     ]
 
 

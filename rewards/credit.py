@@ -112,10 +112,10 @@ def _match_prefixes(overlaps: Overlaps) -> tuple[FloatArray, IntArray]:
     """
     if overlaps.is_plain:
         return np.concatenate([[0.0], np.cumsum(overlaps.best_N)]), np.zeros(overlaps.num_said + 1, dtype=np.int64)
-    value_NB, near_NN = overlaps.value_NB, overlaps.near_NN
-    linked_N = [False] * len(value_NB) if near_NN is None else np.asarray(np.tril(near_NN).any(axis=1)).tolist()
+    near_NN, num_said = overlaps.near_NN, overlaps.num_said
+    linked_N = [False] * num_said if near_NN is None else np.asarray(np.tril(near_NN).any(axis=1)).tolist()
     choice_N, best_N = overlaps.choice_N.tolist(), overlaps.best_N.tolist()
-    group_NB, root_N = value_NB.copy(), np.arange(len(value_NB))  # a group's values stand in its first member's row
+    group_NB, root_N = overlaps.value_NB, np.arange(num_said)  # a group's values stand in its first member's row
     total, copies = 0.0, 0
     taken: set[int] = set()
     totals_P, copies_P = [total], [copies]

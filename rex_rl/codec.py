@@ -65,9 +65,9 @@ __all__ = [
     "truth_on_grid",
 ]
 
-_POINT, _BOX, _POLYGON, _KEYPOINTS = Geometry
 UNKNOWN_TOKEN = -1
 """Where a fault stands that is not known to stand anywhere."""
+_BOX, _POLYGON, _KEYPOINTS = Geometry.BOX, Geometry.POLYGON, Geometry.KEYPOINTS
 """Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _NO_NAMES: Mapping[str, str] = {}

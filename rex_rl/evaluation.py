@@ -182,12 +182,10 @@ def _text_counts(result: ImageResult) -> tuple[float, int]:
     if not TASKS[result.task].reads_text:
         return 0.0, 0
     truth_of_said_A = _match(_iou(result), THRESHOLDS_T[0])
-    similar = sum(
-        float(text_similarity([said], [result.truth_labels[truth]])[0])
-        for said, truth in zip(result.said_labels, truth_of_said_A, strict=True)
-        if truth >= 0
-    )
-    return similar, len(result.truth_labels)
+    matched = [(said, truth) for said, truth in zip(result.said_labels, truth_of_said_A, strict=True) if truth >= 0]
+    true_texts = [result.truth_labels[truth] for _, truth in matched]
+    similar_L = text_similarity([said for said, _ in matched], true_texts)
+    return sum(similar_L.tolist()), len(result.truth_labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
