@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rewards import CREDITS, REWARDS, RewardWeights, Said, Truth, score_group
-from rewards.credit import leave_one_out_differences, leave_one_out_gains, prefix_differences, prefix_gains
+from rewards.credit import leave_one_out_gains, prefix_gains
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
 
@@ -18,15 +18,23 @@ SHAPES_ONLY = RewardWeights(format=0.0, truncated=0.0)
 BOX = [100, 100, 300, 300]
 
 
-def reward_of_part(answer: Said, truth: Truth, name: str = "matched") -> Callable[[np.ndarray], float]:
-    """The reward of some of the shapes, scored as an answer of its own, format and truncation left out."""
+def rewards_of_parts(answer: Said, truth: Truth, parts: list[list[int]], name: str = "matched") -> np.ndarray:
+    """[P] the reward of some of the shapes, scored as an answer of its own, format and truncation left out."""
+    answers = [
+        SimpleNamespace(
+            labels=tuple(answer.labels[i] for i in kept), bins_NK=answer.bins_NK[kept], faults=(), absent=()
+        )
+        for kept in parts
+    ]
+    return score_group(answers, truth, weights=SHAPES_ONLY, name=name, credit="none").total_G
 
-    def reward(kept: np.ndarray) -> float:
-        labels = tuple(answer.labels[index] for index in kept)
-        part = SimpleNamespace(labels=labels, bins_NK=answer.bins_NK[kept], faults=(), absent=())
-        return float(score_group([part], truth, weights=SHAPES_ONLY, name=name, credit="none").total_G[0])
 
-    return reward
+def gains_by_definition(answer: Said, truth: Truth, name: str = "matched") -> dict[str, np.ndarray]:
+    """[N] by credit: every prefix, and every answer less one, scored anew."""
+    shapes = list(range(len(answer.labels)))
+    rewards_P = rewards_of_parts(answer, truth, [shapes[:num] for num in range(len(shapes) + 1)], name)
+    rest_N = rewards_of_parts(answer, truth, [shapes[:i] + shapes[i + 1 :] for i in shapes], name)
+    return {"prefix": np.diff(rewards_P), "leave_one_out": rewards_P[-1] - rest_N}
 
 
 def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Said:
@@ -40,12 +48,10 @@ def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
     rng = np.random.default_rng(30)
     for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
-        reward, num = reward_of_part(answer, truth), len(answer.labels)
+        expected = gains_by_definition(answer, truth)
+        np.testing.assert_allclose(prefix_gains(answer, truth, WEIGHTS), expected["prefix"], rtol=0, atol=1e-9)
         np.testing.assert_allclose(
-            prefix_gains(answer, truth, WEIGHTS), prefix_differences(reward, num), rtol=0, atol=1e-9
-        )
-        np.testing.assert_allclose(
-            leave_one_out_gains(answer, truth, WEIGHTS), leave_one_out_differences(reward, num), rtol=0, atol=1e-9
+            leave_one_out_gains(answer, truth, WEIGHTS), expected["leave_one_out"], rtol=0, atol=1e-9
         )
 
 
@@ -57,11 +63,11 @@ def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random
         scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(4)]
         truth = scenes[0][1]
         answers = [answer for answer, _ in scenes]
-        for credit, differences in (("prefix", prefix_differences), ("leave_one_out", leave_one_out_differences)):
+        expected_G = [gains_by_definition(answer, truth, name) for answer in answers]
+        for credit in ("prefix", "leave_one_out"):
             gains_GN = score_group(answers, truth, weights=WEIGHTS, name=name, credit=credit).gains_GN
-            for answer, gains_N in zip(answers, gains_GN, strict=True):
-                expected_N = differences(reward_of_part(answer, truth, name), len(answer.labels))
-                np.testing.assert_allclose(gains_N, expected_N, rtol=0, atol=1e-9)
+            for gains_N, expected in zip(gains_GN, expected_G, strict=True):
+                np.testing.assert_allclose(gains_N, expected[credit], rtol=0, atol=1e-9)
 
 
 def test_prefix_gains_add_up_to_the_reward(random_scene: SceneMaker) -> None:
@@ -69,10 +75,9 @@ def test_prefix_gains_add_up_to_the_reward(random_scene: SceneMaker) -> None:
     rng = np.random.default_rng(32)
     for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
-        reward = reward_of_part(answer, truth)
-        everything, nothing = np.arange(len(answer.labels)), np.arange(0)
+        nothing, everything = rewards_of_parts(answer, truth, [[], list(range(len(answer.labels)))])
         gained = prefix_gains(answer, truth, WEIGHTS).sum()
-        assert gained == pytest.approx(reward(everything) - reward(nothing), abs=1e-9)
+        assert gained == pytest.approx(everything - nothing, abs=1e-9)
 
 
 def test_a_copy_carries_the_blame_and_not_its_original() -> None:
