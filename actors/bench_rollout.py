@@ -1,7 +1,9 @@
 """`rex-rl bench rollout`: answers through a rollout worker against a bare vLLM engine, and what a group's image costs.
 
-The bare engine is given images already opened and prompts already in tokens, and is timed inside its own process; the
-worker is timed from the driver's `submit` to the last `result`. Both forget their caches before every round.
+One engine, driven in two ways by turns: bare, by a plain loop in its own process over images already opened and
+prompts already in tokens; and as a run does, timed from the driver's `submit` to the last `result`. Its caches are
+emptied before every round. A second engine in a process of its own would be no baseline: two processes that do the
+very same differ by 5 % either way for as long as they live.
 """
 
 import contextlib
@@ -15,9 +17,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.bench_setup import START_TIMEOUT_S, BenchCluster, bench_config, local_cluster
-from actors.cluster import engine_options, thread_environment
-from actors.engine import EngineOptions, build_engine, set_engine_environment
+from actors.bench_setup import BenchCluster, bench_config, local_cluster
 from actors.rollout import RolloutWorker
 from rex_rl.batch import IMAGE_TOKEN_PX
 from rex_rl.bench import Figure
@@ -28,13 +28,14 @@ from rex_rl.model_folder import SHIPPED_BASE
 from rex_rl.shapes.world import IMAGE_SIDE_PX
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Prompt, Sampling
-from rex_rl.vocabulary import load_vocabulary
+from rex_rl.vocabulary import Vocabulary, load_vocabulary
 
 GROUP_SIZE = 8
 NUM_PROMPTS = 16
 MAX_SEQUENCES = 64
 MAX_ANSWER_TOKENS = 160
-ROUNDS = 12
+ROUNDS = 24
+"""One is off by 10 % either way on a shared machine."""
 WORKER = "rollout-0"
 
 
@@ -66,6 +67,10 @@ class CountedWorker(RolloutWorker):
         """Count from here on: lookups in the prefix cache, images that the scheduler gives to the encoder."""
         self._engine.call(self._watch)
 
+    def bare_tokens_per_s(self, prompts: Sequence[Prompt], sampling: Sampling) -> float:
+        """What the engine does where nothing of ours stands around it."""
+        return self._engine.call(lambda engine: bare_tokens_per_s(engine, self._vocabulary, prompts, sampling))
+
     def counts(self) -> tuple[list[tuple[int, int]], int]:
         """((tokens, cached tokens) of every lookup, images encoded) since `watch`."""
         return self._engine.call(lambda engine: (self._lookups.seen, self._num_encoded))
@@ -84,43 +89,33 @@ class CountedWorker(RolloutWorker):
         encoder.allocate = counted
 
 
-class BareEngine:
-    """vLLM as it comes: all requests added, then steps until none is left."""
+def bare_tokens_per_s(engine: Any, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling) -> float:
+    """vLLM as it comes: all requests added, then steps until none is left; the clock runs from first to last."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-    def __init__(self, options: EngineOptions) -> None:
-        set_engine_environment(options)
-        vocabulary = load_vocabulary(options.model)
-        self._allowed_ids, self._end_id = vocabulary.sampled_ids.tolist(), vocabulary.answer_end_id
-        self._vocabulary = vocabulary
-        self._engine = build_engine(options)
-
-    def tokens_per_s(self, prompts: Sequence[Prompt], sampling: Sampling) -> float:
-        """Answer every prompt; the clock runs from the first request to the last answer."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        forget(self._engine)
-        images = [open_image(prompt.record.image, size=prompt.record.size) for prompt in prompts]
-        ids = [self._vocabulary.encode(chat_prompt(prompt.question)) for prompt in prompts]
-        params = SamplingParams(
-            n=sampling.num_answers,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            stop_token_ids=[self._end_id],
-            allowed_token_ids=self._allowed_ids,
-            logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,  # as vLLM's own `LLM.generate` asks
-        )
-        begun, last = time.perf_counter(), {}
-        for number, (prompt_ids, image) in enumerate(zip(ids, images, strict=True)):
-            asked = {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}
-            self._engine.add_request(f"{begun}/{number}", asked, params)
-        while self._engine.has_unfinished_requests():
-            last.update({output.request_id: output for output in self._engine.step()})
-        taken_s = time.perf_counter() - begun
-        return sum(len(answer.token_ids) for output in last.values() for answer in output.outputs) / taken_s
+    images = [open_image(prompt.record.image, size=prompt.record.size) for prompt in prompts]
+    ids = [vocabulary.encode(chat_prompt(prompt.question)) for prompt in prompts]
+    params = SamplingParams(
+        n=sampling.num_answers,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        stop_token_ids=[vocabulary.answer_end_id],
+        allowed_token_ids=vocabulary.sampled_ids.tolist(),
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,  # as vLLM's own `LLM.generate` asks
+    )
+    forget(engine)
+    begun, last = time.perf_counter(), {}
+    for number, (prompt_ids, image) in enumerate(zip(ids, images, strict=True)):
+        asked = {"prompt_token_ids": prompt_ids, "multi_modal_data": {"image": image}}
+        engine.add_request(f"{begun}/{number}", asked, params)
+    while engine.has_unfinished_requests():
+        last.update({output.request_id: output for output in engine.step()})
+    taken_s = time.perf_counter() - begun
+    return sum(len(answer.token_ids) for output in last.values() for answer in output.outputs) / taken_s
 
 
 def forget(engine: Any) -> None:
@@ -142,21 +137,16 @@ def bench_rollout(*, num_prompts: int = NUM_PROMPTS, rounds: int = ROUNDS) -> li
             evaluation={"num_images": 2, "max_answer_tokens": MAX_ANSWER_TOKENS},
         )
         prompts = evaluation_prompts(load_split(config).train)[:num_prompts]
-        options = engine_options(config, str(SHIPPED_BASE))
-        bare = ray.remote(BareEngine).options(num_cpus=0.1, runtime_env=thread_environment(1)).remote(options)
         cluster = BenchCluster(config, str(SHIPPED_BASE), roles=("rollout",), kinds={RolloutWorker: CountedWorker})
         with contextlib.closing(cluster):
             cluster.serve_folder()
-            ray.get(bare.__ray_ready__.remote(), timeout=START_TIMEOUT_S)
-            figures = [_efficiency(cluster, bare, prompts, rounds), *_image_work(cluster, prompts)]
-        ray.kill(bare)
-    return figures
+            return [_efficiency(cluster, prompts, rounds), *_image_work(cluster, prompts)]
 
 
-def _efficiency(cluster: BenchCluster, bare: ActorHandle, prompts: Sequence[Prompt], rounds: int) -> Figure:
-    ours, theirs = [], []
+def _efficiency(cluster: BenchCluster, prompts: Sequence[Prompt], rounds: int) -> Figure:
+    worker, ours, theirs = _worker(cluster), [], []
     for number in range(rounds + 1):
-        theirs.append(ray.get(bare.tokens_per_s.remote(prompts, _sampling(number))))
+        theirs.append(ray.get(worker.bare_tokens_per_s.remote(prompts, _sampling(number))))
         ours.append(_tokens_per_s(cluster, prompts, _sampling(number)))
     # Over all rounds' seconds, as their answers are the same; the first round compiles.
     value, baseline = statistics.harmonic_mean(ours[1:]), statistics.harmonic_mean(theirs[1:])
@@ -166,7 +156,7 @@ def _efficiency(cluster: BenchCluster, bare: ActorHandle, prompts: Sequence[Prom
         unit="tokens/s",
         baseline=baseline,
         ratio=value / baseline,
-        meaning=f"{len(prompts)} prompts x {GROUP_SIZE} answers through worker and pool; baseline: bare vLLM engine",
+        meaning=f"{len(prompts)} prompts x {GROUP_SIZE} answers through worker and pool; baseline: the bare engine",
     )
 
 

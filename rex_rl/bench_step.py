@@ -23,16 +23,21 @@ from rex_rl.interfaces import Learner
 from rex_rl.types import Record
 
 NUM_PROMPTS, GROUP_SIZE = 16, 8
-MAX_SEQUENCES = 16
-"""Of a step's 128 answers: decoding few at a time takes long enough to balance the learner on one core."""
+MAX_SEQUENCES = 32
+"""Of a step's 128 answers: decoding that many at a time takes about as long as learning from them, a core each."""
 MAX_ANSWER_TOKENS = 256
 FIRST_ANSWER_TOKENS = 48
 NUM_STEPS = 8
+ROUNDS = 3
+"""Runs of each mode, by turns: what else a shared machine does lasts longer than one run."""
 NUM_TRIES = 4
 BALANCED = 1.1
 """Sides whose times differ by no more than this factor are balanced."""
 EDGE_STEPS = 2
 """Steps at either end that do not count: the pipeline fills, and drains, and the first ones compile."""
+
+
+_PARTS = ("whole", "rollout", "learn", "sync")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +51,12 @@ class StepTimes:
     sync: float
     num_failed: int = 0
     """Groups that failed and were asked for anew: with any, the times mean little."""
+
+    @classmethod
+    def middle(cls, runs: Sequence["StepTimes"]) -> "StepTimes":
+        """Of several runs: the median of every part."""
+        parts = {part: statistics.median(getattr(run, part) for run in runs) for part in _PARTS}
+        return cls(**parts, num_failed=sum(run.num_failed for run in runs))
 
     @property
     def text(self) -> str:
@@ -157,12 +168,23 @@ def step_settings(*, max_staleness: int, answer_tokens: int, num_steps: int) -> 
 
 
 def step_figures(
-    bench: StepBench, *, num_steps: int = NUM_STEPS, edge: int = EDGE_STEPS, answer_tokens: int | None = None
+    bench: StepBench,
+    *,
+    num_steps: int = NUM_STEPS,
+    edge: int = EDGE_STEPS,
+    rounds: int = ROUNDS,
+    answer_tokens: int | None = None,
 ) -> list[Figure]:
-    """Both figures, from one run of each mode; answers as long as balances the sides, unless told how long."""
+    """Both figures, from runs of both modes; answers as long as balances the sides, unless told how long."""
     length = answer_tokens or bench.balanced_length()
-    apart = bench.times(max_staleness=0, answer_tokens=length, num_steps=num_steps, edge=edge)
-    beside = bench.times(max_staleness=1, answer_tokens=length, num_steps=num_steps, edge=edge)
+    modes = [
+        [
+            bench.times(max_staleness=staleness, answer_tokens=length, num_steps=num_steps, edge=edge)
+            for staleness in (0, 1)
+        ]
+        for _ in range(rounds)
+    ]
+    apart, beside = map(StepTimes.middle, zip(*modes, strict=True))
     what = (
         f"a step at max_staleness 1 ({beside.text}); {NUM_PROMPTS} prompts x {GROUP_SIZE} answers of {length} tokens; "
         f"baseline: "

@@ -19,7 +19,7 @@ def test_both_modes_run_and_the_sides_keep_apart(ray_cluster: None) -> None:
         assert all(len(one) == 1 for one in cores)
         assert cores[0] != cores[1]
         bench = StepBench(cluster, load_split(config).train, model)
-        overlap, speedup = step_figures(bench, num_steps=3, edge=1, answer_tokens=8)
+        overlap, speedup = step_figures(bench, num_steps=3, edge=1, rounds=1, answer_tokens=8)
     assert (overlap.name, speedup.name) == ("overlap_step", "overlap_speedup")
     assert overlap.value == speedup.value > 0
     assert speedup.baseline is not None
