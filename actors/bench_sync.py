@@ -23,7 +23,7 @@ from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
-from actors.worker import PoolLimits
+from actors.worker import CONCURRENCY_GROUPS, PoolLimits
 from rex_rl.bench import Figure, median_s
 from rex_rl.config import LearnerConfig
 from rex_rl.errors import RunError
@@ -131,7 +131,8 @@ def bench_sync(*, num_bytes: int = NUM_BYTES, rounds: int = ROUNDS) -> list[Figu
         workers: list[ActorHandle] = []
 
         def spawn(name: str) -> ActorHandle:
-            workers.append(ray.remote(SyntheticWorker).options(max_concurrency=4, **options).remote(name, num_bytes))
+            kind = ray.remote(concurrency_groups=CONCURRENCY_GROUPS, max_concurrency=1, **options)(SyntheticWorker)
+            workers.append(kind.remote(name, num_bytes))
             return workers[-1]
 
         def start() -> list[ActorHandle]:

@@ -16,12 +16,12 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
-from actors.worker import FolderWeights, PoolLimits
+from actors.worker import CONCURRENCY_GROUPS, FolderWeights, PoolLimits
 from rex_rl.config import Config, RolloutConfig
 from rex_rl.reward_rule import RewardRule
 
-STATUS_THREADS = 4
-"""Room in a rollout worker for calls beside the prompts it answers: weight updates, status."""
+MAX_EVALUATED = 512
+"""Held-out prompts a rollout worker holds at a time, a thread each; an engine decodes no more than some hundred."""
 SCORE_TRIES = 3
 """Deaths of reward workers that one slice of a step survives; more are its own fault."""
 
@@ -78,7 +78,7 @@ class Cluster:
 
     def _start(self, kind: type, *args: Any, **kwargs: Any) -> ActorHandle:
         options = kwargs.pop("options")
-        actor = ray.remote(kind).options(**options).remote(*args, **kwargs)
+        actor = ray.remote(**options)(kind).remote(*args, **kwargs)
         self._actors.append(actor)
         return actor
 
@@ -93,7 +93,8 @@ class Cluster:
             options={
                 "num_cpus": rollout.num_cpus,
                 "num_gpus": rollout.num_gpus,
-                "max_concurrency": groups_in_flight + self._config.evaluation.num_images + STATUS_THREADS,
+                "max_concurrency": groups_in_flight + min(self._config.evaluation.num_images, MAX_EVALUATED),
+                "concurrency_groups": CONCURRENCY_GROUPS,
                 "runtime_env": thread_environment(rollout.threads),
             },
         )

@@ -10,7 +10,7 @@ from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for
 from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
 from actors.weights import Bucket, tensor_digests
-from actors.worker import Heartbeat
+from actors.worker import CONTROL_GROUP, Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
 from rex_rl.tasks import chat_prompt
@@ -37,12 +37,14 @@ class RolloutWorker:
         answers = ask(self._engine, self._vocabulary, prompt, sampling)
         return Group(prompt=prompt, answers=tuple(answers), worker=self.name)
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def serve_folder(self, manifest: Manifest) -> Manifest:
         """Serve the model folder's own weights as that version: for judging a folder, where no learner is."""
         self._engine.call(lambda engine: engine.set_weight_version(str(manifest.version)))
         self._version = manifest.version
         return manifest
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def update_weights(self, manifest: Manifest, bucket_refs: list[ObjectRef], *, abort: bool = False) -> Manifest:
         """Take a version: check every tensor's digest, load it, drop what was cached under the old weights.
 
@@ -58,6 +60,7 @@ class RolloutWorker:
         self._engine.call(lambda engine: self._apply(engine, manifest, buckets))
         return manifest
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def abort_all(self) -> None:
         """Give up the answers in flight; who waits for them gets an AbortedError."""
         self._engine.abort_all(AbortedError(f"{self.name}: given up under version {self._version}"))
@@ -76,10 +79,12 @@ class RolloutWorker:
         engine.set_weight_version(str(manifest.version))
         self._version, self._vision_digest = manifest.version, manifest.vision_digest
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def identity(self) -> Identity:
         """Process and node; the first call is answered once the engine is up."""
         return own_identity()
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def heartbeat(self) -> Heartbeat:
         """Whether the engine moves, and what waits for it."""
         return Heartbeat(num_loops=self._engine.num_loops, num_waiting=self._engine.num_unfinished)

@@ -16,6 +16,12 @@ from rex_rl.worker_states import WorkerEvent, WorkerState, after
 
 PING_EVERY_S = 0.25
 """A dead process is noticed by the next ping at the latest."""
+CONTROL_GROUP = "control"
+"""Ray's concurrency group of a rollout worker's calls that must never wait behind prompts: where these take all of its
+threads, a heartbeat would come late and the worker count as lost.
+"""
+CONCURRENCY_GROUPS = {CONTROL_GROUP: 4}
+"""An option of every rollout worker's actor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

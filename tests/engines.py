@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -14,7 +15,7 @@ from actors.learner import LearnerRank, Seat
 from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
-from actors.worker import PoolLimits
+from actors.worker import CONCURRENCY_GROUPS, PoolLimits
 from rex_rl.config import LearnerConfig, LoraConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
@@ -47,10 +48,15 @@ RANK_ENVIRONMENT = (
 """What a learner rank sets."""
 
 
+def rollout_actor(kind: type, *, max_concurrency: int) -> Any:
+    """A kind of rollout worker as an actor that runs on one thread."""
+    options = {"max_concurrency": max_concurrency, "concurrency_groups": CONCURRENCY_GROUPS}
+    return ray.remote(num_cpus=0.1, runtime_env=one_thread(), **options)(kind)
+
+
 def start_worker(model: Path, *, mask_tokens: bool, name: str = "rollout-0") -> ActorHandle:
     """A rollout worker; its first start on a machine compiles for about 20 s."""
-    kind = ray.remote(RolloutWorker).options(num_cpus=0.1, max_concurrency=8, runtime_env=one_thread())
-    return kind.remote(name, engine_options(model), mask_tokens=mask_tokens)
+    return rollout_actor(RolloutWorker, max_concurrency=8).remote(name, engine_options(model), mask_tokens=mask_tokens)
 
 
 def start_pool(start: Callable[[str], ActorHandle]) -> RolloutPool:

@@ -13,9 +13,12 @@ from ray.actor import ActorHandle
 
 from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
-from actors.worker import Heartbeat
+from actors.worker import CONCURRENCY_GROUPS, CONTROL_GROUP, Heartbeat
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.types import Answer, FinishReason, Group, Prompt, Sampling
+
+NUM_THREADS = 64
+"""Prompts at a time; more wait in front of it."""
 
 
 class LightWorker:
@@ -30,14 +33,17 @@ class LightWorker:
         self._num_waiting = 0
         self._condition, self._slots = threading.Condition(), threading.Semaphore(slots)
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def identity(self) -> Identity:
         """Process and node."""
         return own_identity()
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def heartbeat(self) -> Heartbeat:
         """Always moving: only a stopped process is silent."""
         return Heartbeat(num_loops=time.monotonic_ns(), num_waiting=self._num_waiting)
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def update_weights(self, manifest: Manifest, bucket_refs: list[Any], *, abort: bool = False) -> Manifest:
         """Take a version."""
         if abort:
@@ -46,6 +52,7 @@ class LightWorker:
         self._version = manifest.version
         return manifest
 
+    @ray.method(concurrency_group=CONTROL_GROUP)
     def abort_all(self) -> None:
         """Give up what is in flight."""
         with self._condition:
@@ -73,4 +80,5 @@ def spawn_light(
     name: str, *, answer_s: float = 0.02, sync_s: float = 0.0, fails: str = "", slots: int = 64
 ) -> ActorHandle:
     """Start one, or one that `fails` with that reason."""
-    return ray.remote(LightWorker).options(num_cpus=0, max_concurrency=64).remote(name, answer_s, sync_s, fails, slots)
+    kind = ray.remote(num_cpus=0, max_concurrency=NUM_THREADS, concurrency_groups=CONCURRENCY_GROUPS)(LightWorker)
+    return kind.remote(name, answer_s, sync_s, fails, slots)

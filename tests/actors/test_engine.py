@@ -18,7 +18,7 @@ from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, FinishReason, Prompt, Sampling
 from rex_rl.vocabulary import load_vocabulary
-from tests.engines import engine_options, one_thread, only_worker, prompt_for, start_pool
+from tests.engines import engine_options, only_worker, prompt_for, rollout_actor, start_pool
 
 pytestmark = pytest.mark.engine
 
@@ -54,7 +54,7 @@ class FailingWorker(CountedWorker):
 
 @pytest.fixture(scope="module")
 def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
-    kind = ray.remote(FailingWorker).options(num_cpus=0.1, max_concurrency=NUM_PROMPTS + 4, runtime_env=one_thread())
+    kind = rollout_actor(FailingWorker, max_concurrency=NUM_PROMPTS)
     options = replace(engine_options(tiny_model), max_sequences=NUM_PROMPTS * NUM_ANSWERS)
     started = start_pool(lambda name: kind.remote(name, options, mask_tokens=True))
     started.publish(FolderWeights())

@@ -19,7 +19,7 @@ from rex_rl.errors import RolloutError
 from rex_rl.types import Sampling
 from rex_rl.worker_states import WorkerState
 from tests.fakes import prompt
-from tests.light_worker import spawn_light
+from tests.light_worker import NUM_THREADS, spawn_light
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 SAMPLING = Sampling(num_answers=2, temperature=1.0, max_tokens=8, seed=0)
@@ -134,6 +134,13 @@ def end(pid: int) -> None:
     """A process of this test, if it is still there."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_heartbeat_does_not_wait_behind_prompts() -> None:
+    """Three times as many prompts as the worker has threads, as where several tasks are judged: it is not lost."""
+    with pool_of(1, answer_s=1.5, hang_timeout_s=2.0) as (pool, events):
+        assert finish(pool, submit(pool, 3 * NUM_THREADS)) == {"rollout-0": 3 * NUM_THREADS}
+        assert [event for event, _ in events] == ["rollout_worker_serves"]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
