@@ -29,22 +29,22 @@ from typing import Any
 import numpy as np
 
 from rewards.records import Truth
-from rewards.terms import TRUNCATED
-from rex_rl.answer_reader import ABSENT, FAULTS, AnswerReader, Remarks, token_table
+from rex_rl.answer_reader import ABSENT, FAULTS, AnswerReader, token_table
+from rex_rl.decoded import Decoded
 from rex_rl.grid import (
     GRID_STEPS,
     UNSEEN_BIN,
     dequantise,
-    doubled_areas,
     geometry_of,
     is_in_mask,
     objects_of,
-    padded,
     quantise,
+    ragged,
     shapes_on_grid,
     unpadded,
 )
 from rex_rl.keypoint_reader import KeypointReader, write_keypoints
+from rex_rl.segment_shapes import cut_shapes
 from rex_rl.tasks import EXAMPLE_PHRASE, TASKS, Geometry, Task
 from rex_rl.types import Record, Shapes
 from rex_rl.vocabulary import BOX_END, BOX_START, OBJECT_END, OBJECT_START, Vocabulary, text_of
@@ -65,9 +65,7 @@ __all__ = [
     "truth_on_grid",
 ]
 
-UNKNOWN_TOKEN = -1
-"""Where a fault stands that is not known to stand anywhere."""
-_BOX, _POLYGON, _KEYPOINTS = Geometry.BOX, Geometry.POLYGON, Geometry.KEYPOINTS
+_KEYPOINTS = Geometry.KEYPOINTS
 """Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _NO_NAMES: Mapping[str, str] = {}
@@ -206,61 +204,51 @@ class Codec:
         tokens_T = np.concatenate([_NO_TOKENS, *parts_G])
         tokens_at_G = [0, *accumulate(map(len, parts_G))]
         kinds = self._table.kinds(tokens_T)
-        read = self._read_keypoints if task.geometry is _KEYPOINTS else self._read
-        shapes_G = read(tokens_T, kinds, tokens_at_G, names_G, task)
+        decode = self._decode_keypoints if task.geometry is _KEYPOINTS else self._decode_segments
+        shapes_G = decode(tokens_T, kinds, tokens_at_G, names_G, task).shapes(tokens_at_G, names_G, task)
         ends_P = accumulate(map(len, tokens_PG), initial=0)
         return [shapes_G[start:end] for start, end in pairwise(ends_P)]
 
-    def _read(
+    def _decode_segments(
         self, tokens_T: np.ndarray, kinds: bytes, tokens_at_G: list[int], names_G: list[Mapping[str, str]], task: Task
-    ) -> list[Shapes]:
-        reader = AnswerReader(task.geometry, tokens_T, kinds, phrase_of=self._phrase_of)
-        said_G, shapes_at_G = [], [0]
-        for (at, end), names in zip(pairwise(tokens_at_G), names_G, strict=True):
-            said_G.append(reader.read(at, end, _NO_NAMES if task.reads_text else names))
-            shapes_at_G.append(len(reader.labels))
-        bins = tokens_T[np.frombuffer(reader.is_said_T, dtype=np.bool_)] - self._table.first_coordinate_id
-        spans_A2 = np.array([reader.starts, reader.ends], dtype=np.int64).T
-        spans_A2 -= np.array(tokens_at_G[:-1], dtype=np.int64).repeat(np.diff(shapes_at_G))[:, None]
-        if task.geometry is _POLYGON:
-            numbers_at_A = [0, *accumulate(reader.counts)]
-            bins_GNK = [
-                _polygons(bins[numbers_at_A[at] : numbers_at_A[end]], reader.counts[at:end])
-                for at, end in pairwise(shapes_at_G)
-            ]
-            is_odd_G = [True] * len(said_G)
-        else:
-            bins_AK = bins.reshape(-1, task.geometry.size or 1)
-            bins_GNK = [bins_AK[at:end] for at, end in pairwise(shapes_at_G)]
-            is_odd_A = (bins_AK[:, :2] >= bins_AK[:, -2:]).any(axis=1) & (task.geometry is _BOX)
-            num_odd_A = np.append(0, is_odd_A.cumsum())
-            is_odd_G = (np.diff(num_odd_A[shapes_at_G]) > 0).tolist()
-        return [
-            _shapes(tuple(reader.labels[at:end]), bins_NK, spans_A2[at:end], said, names, task, is_odd=is_odd)
-            for (at, end), bins_NK, said, names, is_odd in zip(
-                pairwise(shapes_at_G), bins_GNK, said_G, names_G, is_odd_G, strict=True
-            )
-        ]
-
-    def _read_keypoints(
-        self, tokens_T: np.ndarray, kinds: bytes, tokens_at_G: list[int], names_G: list[Mapping[str, str]], task: Task
-    ) -> list[Shapes]:
-        return [
-            self._keypoints(tokens_T[at:end], kinds[at:end], task, names)
+    ) -> Decoded:
+        """Answers in the grammar."""
+        reader = AnswerReader(tokens_T, kinds, phrase_of=self._phrase_of)
+        remarks_G = [
+            reader.read(at, end, _NO_NAMES if task.reads_text else names)
             for (at, end), names in zip(pairwise(tokens_at_G), names_G, strict=True)
         ]
+        size = task.geometry.size
+        cut = cut_shapes(reader.segments, kinds, size=size)
+        bins_C = tokens_T[cut.number_tokens_C] - self._table.first_coordinate_id
+        decoded = Decoded(
+            remarks_G=remarks_G,
+            labels=np.array(reader.labels, dtype=object)[cut.segment_A].tolist(),
+            bins_AK=bins_C.reshape(-1, size) if size else ragged(bins_C, cut.num_numbers_A),
+            spans_A2=cut.spans_A2,
+            shapes_at_G=cut.spans_A2[:, 0].searchsorted(tokens_at_G).tolist(),
+            num_numbers=None if size else cut.num_numbers_A.tolist(),
+        )
+        for fault, tokens_F in cut.faults.items():
+            decoded.blame(fault, np.searchsorted(tokens_at_G, tokens_F, side="right") - 1, tokens_F, tokens_at_G)
+        return decoded
 
-    def _keypoints(self, tokens_T: np.ndarray, kinds: bytes, task: Task, names: Mapping[str, str]) -> Shapes:
-        """What an answer of a key point task says."""
-        reader = KeypointReader(task.keypoints, self._table, names)
-        reader.read(tokens_T.tolist(), kinds)
-        bins_NK = np.array(reader.bins, dtype=np.int64).reshape(-1, 4 + 2 * len(task.keypoints))
-        phrases = [*dict.fromkeys(reader.labels), *reader.absent]
-        nowhere = dict.fromkeys(reader.faults, UNKNOWN_TOKEN)
-        said = Remarks(phrases, reader.absent, nowhere, [UNKNOWN_TOKEN] * len(phrases))
-        labels = tuple(names.get(label, label) for label in reader.labels)
-        spans_N2 = np.array([reader.starts, reader.ends], dtype=np.int64).T
-        return _shapes(labels, bins_NK, spans_N2, said, names, task, is_odd=True)
+    def _decode_keypoints(
+        self, tokens_T: np.ndarray, kinds: bytes, tokens_at_G: list[int], names_G: list[Mapping[str, str]], task: Task
+    ) -> Decoded:
+        """Answers of a key point task; where their faults stand is not known."""
+        reader = KeypointReader(task.keypoints, self._table.texts)
+        places, remarks_G, shapes_at_G = self._table.places(tokens_T).tolist(), [], [0]
+        for (at, end), names in zip(pairwise(tokens_at_G), names_G, strict=True):
+            remarks_G.append(reader.read(places, kinds, at, end, names))
+            shapes_at_G.append(len(reader.labels))
+        return Decoded(
+            remarks_G=remarks_G,
+            labels=reader.labels,
+            bins_AK=np.array(reader.bins, dtype=np.int64).reshape(-1, 4 + 2 * len(task.keypoints)),
+            spans_A2=np.array([reader.starts, reader.ends], dtype=np.int64).T,
+            shapes_at_G=shapes_at_G,
+        )
 
     def decode_text(self, text: str, *, categories: Sequence[str], task: Task) -> Shapes:
         """The same for an answer given as text; a text without the end token counts as ended."""
@@ -280,77 +268,3 @@ class Codec:
             self._decode_phrase(np.array(self._vocabulary.encode(phrase), dtype=np.int64).tobytes()): name
             for phrase, name in reversed(pairs)
         }
-
-
-def _polygons(bins: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Polygons of `counts` numbers each that stand one behind the other, as [N, K]."""
-    numbers = bins.tolist()
-    return padded([numbers[at:end] for at, end in pairwise([0, *accumulate(counts)])]).astype(np.int64)
-
-
-def _shapes(
-    labels: tuple[str, ...],
-    bins_NK: np.ndarray,
-    spans_N2: np.ndarray,
-    said: Remarks,
-    names: Mapping[str, str],
-    task: Task,
-    *,
-    is_odd: bool,
-) -> Shapes:
-    """One answer; what its phrases and its areas should not be is named here. `is_odd`: an area may be so."""
-    phrases, faults = said.phrases, said.faults
-    if task.reads_text:  # any text can be right, and only `None` belongs to what was asked: then it stands alone
-        phrases = said.absent
-        is_repeated = len(phrases) + bool(labels) > 1
-        if "" in labels:
-            said.fault("broken_segment", int(spans_N2[labels.index(""), 0]))
-        if "broken_segment" in faults and "" in phrases and "" not in names:  # `None` in front of every phrase
-            said.fault("unknown_label", faults["broken_segment"])
-    else:
-        is_repeated = len(set(phrases)) < len(phrases)
-        if "broken_segment" in faults and "" in labels and "" not in names:  # shapes in front of every phrase
-            said.fault("unknown_label", int(spans_N2[labels.index(""), 0]))
-    if is_repeated:
-        said.fault("repeated_label", _second_token(said))
-    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
-        if phrase in phrases and phrase not in names:
-            said.fault("unknown_label", token)
-    if labels and is_odd:
-        for fault, shape in _area_faults(bins_NK, task.geometry).items():
-            said.fault(fault, int(spans_N2[shape, 0]))
-    return Shapes(
-        labels=labels,
-        bins_NK=bins_NK,
-        spans_N2=spans_N2,
-        faults=tuple(sorted(faults)) if faults else (),
-        absent=tuple([names.get(phrase, phrase) for phrase in said.absent]) if said.absent else (),
-        fault_token=min((at for fault, at in faults.items() if fault != TRUNCATED), default=UNKNOWN_TOKEN)
-        if faults
-        else UNKNOWN_TOKEN,
-    )
-
-
-def _second_token(said: Remarks) -> int:
-    """Where a phrase stands that was said before, else the last one."""
-    seen: set[str] = set()
-    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
-        if phrase in seen:
-            return token
-        seen.add(phrase)
-    return said.phrase_tokens[-1] if said.phrase_tokens else UNKNOWN_TOKEN
-
-
-def _area_faults(bins_NK: np.ndarray, geometry: Geometry) -> dict[str, int]:
-    """Polygons that have no area, and boxes (the first four numbers of other shapes) with less than that, and the
-    first shape of each kind.
-    """
-    if geometry is _POLYGON:
-        has_area_N = doubled_areas(bins_NK).astype(bool)
-        return {} if has_area_N.all() else {"zero_area": int(has_area_N.argmin())}
-    found = {}
-    for fault, is_so in (("swapped_corners", np.greater), ("zero_area", np.equal)):
-        shapes = np.flatnonzero(is_so(bins_NK[:, :2], bins_NK[:, 2:4]).any(axis=1))
-        if len(shapes):
-            found[fault] = int(shapes[0])
-    return found

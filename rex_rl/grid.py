@@ -166,6 +166,18 @@ def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array(full).reshape(-1, longest)
 
 
+def ragged(numbers_C: np.ndarray, num_numbers_N: np.ndarray) -> np.ndarray:
+    """Polygons [N, K] as :func:`padded` makes them, of numbers that stand one polygon's behind the other's.
+
+    >>> ragged(np.array([0, 0, 4, 0, 4, 3, 0, 0, 4, 0, 4, 3, 0, 3]), np.array([6, 8]))
+    array([[0, 0, 4, 0, 4, 3, 4, 3],
+           [0, 0, 4, 0, 4, 3, 0, 3]])
+    """
+    place_1K, num_N1 = np.arange(num_numbers_N.max(initial=MIN_POLYGON))[None], num_numbers_N[:, None]
+    place_NK = np.where(place_1K < num_N1, place_1K, num_N1 - 2 + place_1K % 2)
+    return np.asarray(numbers_C[num_numbers_N.cumsum()[:, None] - num_N1 + place_NK])
+
+
 def unpadded(row: list[int]) -> list[int]:
     """A polygon without the repeats of its last vertex, down to three vertices.
 

@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from rex_rl.answer_reader import ABSENT, END, UNDEFINED, TokenTable
+from rex_rl.answer_reader import ABSENT, END, UNDEFINED, UNKNOWN_TOKEN, Remarks
 from rex_rl.grid import UNSEEN_BIN
 from rex_rl.vocabulary import text_of
 
@@ -32,53 +32,62 @@ _HEAD = re.compile(_STRING + r"\s*:\s*\{")
 _PAIR = re.compile(_STRING + r"\s*:\s*" + _STRING)
 _CLOSE = re.compile(r"(?:\s*\}){0,2}")
 _FENCE = re.compile(r"\s*(?:```(?:json)?)?\s*(?:```)?\s*")
+_COORDINATE = re.compile("[\u0100-\uffff]")
 _DIGITS = "0123456789"
 
 
 class KeypointReader:
-    """Reads one answer into instances and faults; the attributes are those of `AnswerReader`, with bins for ids."""
+    """Reads answers one after the other; their shapes gather in the attributes, spans count all tokens."""
 
-    def __init__(self, keypoints: Sequence[str], table: TokenTable, names: Iterable[str]) -> None:
+    def __init__(self, keypoints: Sequence[str], texts: Sequence[str]) -> None:
+        """`texts` as in `TokenTable`."""
         self._place_of = {name: place for place, name in enumerate(keypoints)}
-        self._table = table
-        self._names = sorted(names, key=len, reverse=True)
+        self._texts = texts
         self.labels: list[str] = []
         self.bins: list[list[int]] = []
         """[4 + 2 J] each."""
         self.starts: list[int] = []
         self.ends: list[int] = []
-        self.absent: list[str] = []
-        self.faults: set[str] = set()
 
-    def read(self, ids: list[int], kinds: bytes) -> None:
-        """Read an answer up to its end token; what it says is in the attributes then."""
-        end = kinds.find(END)
-        kinds = kinds if end < 0 else kinds[:end]
-        texts = self._table.texts
-        if UNDEFINED in kinds:
-            self.faults.add("undefined_id")
-            parts = [
-                "" if kind == UNDEFINED else texts[token] for token, kind in zip(ids[: len(kinds)], kinds, strict=True)
-            ]
-        else:
-            parts = [texts[token] for token in ids[: len(kinds)]]
+    def read(self, places: Sequence[int], kinds: bytes, at: int, stop: int, names: Mapping[str, str]) -> Remarks:
+        """Read the answer from token `at` to its end token, or to `stop` where it has none.
+
+        `places` says where in `texts` each token stands, `names` which category a phrase is.
+        """
+        self._names = names
+        self._said: list[str] = []
+        self._absent: list[str] = []
+        self._faults: set[str] = set()
+        end = kinds.find(END, at, stop)
+        stop = stop if end < 0 else end
+        if kinds.find(UNDEFINED, at, stop) >= 0:
+            self._faults.add("undefined_id")
+        parts = [self._texts[place] for place in places[at:stop]]
         text = "".join(parts)
         heads = [head for head in _HEAD.finditer(text) if head[1] != "keypoints"]
-        edges = [head.start() for head in heads] + [len(text)]
-        self._read_absent(_PAIR.finditer(text, 0, edges[0]))
-        offsets = [0, *accumulate(map(len, parts))]
-        at = edges[0]
-        for head, edge in zip(heads, edges[1:], strict=True):
-            is_cut = end < 0 and edge == len(text)
-            until = self._read_instance(head, edge, is_cut=is_cut)
-            if until is not None:
-                self.starts.append(bisect_left(offsets, at))
-                self.ends.append(bisect_left(offsets, until))
-                at = until
+        self._read_absent(_PAIR.finditer(text, 0, heads[0].start() if heads else len(text)))
+        if heads:
+            self._read_instances(heads, [*accumulate(map(len, parts), initial=0)], at, is_cut=end < 0)
         if end < 0:
-            self.faults.add("truncated")
+            self._faults.add("truncated")
         else:
-            self._check_form(text, [*(head[1] for head in heads), *self.absent])
+            self._check_form(text, [*(head[1] for head in heads), *self._absent])
+        self.labels += [names.get(label, label) for label in self._said]
+        phrases = [*dict.fromkeys(self._said), *self._absent]
+        return Remarks(
+            phrases, self._absent, dict.fromkeys(self._faults, UNKNOWN_TOKEN), [UNKNOWN_TOKEN] * len(phrases)
+        )
+
+    def _read_instances(self, heads: list[re.Match[str]], offsets: list[int], origin: int, *, is_cut: bool) -> None:
+        """`offsets` says where in the text each token begins, `is_cut` whether the limit cut the last instance."""
+        at = heads[0].start()
+        edges = [*(head.start() for head in heads[1:]), offsets[-1]]
+        for head, edge in zip(heads, edges, strict=True):
+            until = self._read_instance(head, edge, is_cut=is_cut and edge == offsets[-1])
+            if until is not None:
+                self.starts.append(origin + bisect_left(offsets, at))
+                self.ends.append(origin + bisect_left(offsets, until))
+                at = until
 
     def _read_instance(self, head: re.Match[str], edge: int, *, is_cut: bool) -> int | None:
         """Returns where the instance ends in the text, or None where it is left out."""
@@ -95,11 +104,12 @@ class KeypointReader:
                 box = [] if rest else box
             elif (place := self._place_of.get(name)) is not None and name not in told:
                 told.add(name)
-                point, rest = _numbers(value)
-                if len(point) == 2 and not rest:
-                    points[2 * place : 2 * place + 2] = point
-                elif point or rest != UNSEEN:
-                    faults.add("bad_keypoint")
+                if value != UNSEEN:
+                    point, rest = _numbers(value)
+                    if len(point) == 2 and not rest:
+                        points[2 * place : 2 * place + 2] = point
+                    elif point or rest != UNSEEN:
+                        faults.add("bad_keypoint")
             else:
                 pairs.append(pair)
                 continue
@@ -108,12 +118,12 @@ class KeypointReader:
             return None
         self._read_absent(pairs)
         if len(box) != 4 or num_boxes != 1:
-            self.faults.add("bad_count")
+            self._faults.add("bad_count")
             return None
         if len(told) < len(self._place_of):
             faults.add("bad_keypoint")
-        self.faults |= faults
-        self.labels.append(self._category_of(head[1]))
+        self._faults |= faults
+        self._said.append(self._category_of(head[1]))
         self.bins.append(box + points)
         closing = _CLOSE.match(head.string, until, edge)
         return until if closing is None else closing.end()
@@ -122,15 +132,19 @@ class KeypointReader:
         """Pairs that belong to no instance: a category with `None`, or nothing that the form has."""
         for pair in pairs:
             if text_of(pair[2]).strip() == ABSENT:
-                self.absent.append(_unescaped(pair[1]))
+                self._absent.append(_unescaped(pair[1]))
             else:
-                self.faults.add("bad_keypoint")
+                self._faults.add("bad_keypoint")
 
     def _category_of(self, key: str) -> str:
         """`person` of `person1`: the longest name asked for that leaves nothing but digits, else all before them."""
         said = _unescaped(key)
         return next(
-            (name for name in self._names if said.startswith(name) and not said[len(name) :].strip(_DIGITS + " ")),
+            (
+                name
+                for name in sorted(self._names, key=len, reverse=True)
+                if said.startswith(name) and not said[len(name) :].strip(_DIGITS + " ")
+            ),
             said.rstrip(_DIGITS),
         )
 
@@ -138,11 +152,11 @@ class KeypointReader:
         """Whether the whole text is the JSON it should be, with these entries and no more."""
         first, last = text.find("{"), text.rfind("}") + 1
         if not _FENCE.fullmatch(text[:first] + text[last:] if 0 <= first < last else text):
-            self.faults.add("stray_tokens")
+            self._faults.add("stray_tokens")
         if len(set(entries)) < len(entries):
-            self.faults.add("repeated_label")
+            self._faults.add("repeated_label")
         if not _is_official(text[first:last], len(set(entries))):
-            self.faults.add("broken_segment")
+            self._faults.add("broken_segment")
 
 
 def write_keypoints(instances: Mapping[str, tuple[Sequence[int], Mapping[str, Sequence[int] | None]] | None]) -> str:
@@ -172,8 +186,8 @@ def _numbers(value: str) -> tuple[list[int], str]:
     >>> _numbers(" \u0101 \u0103 "), _numbers("unvisible")
     (([1, 3], ''), ([], 'unvisible'))
     """
-    numbers = [ord(letter) - 256 for letter in value if letter > "\xff"]
-    return numbers, "".join(letter for letter in value if letter <= "\xff").strip()
+    letters, rest = _COORDINATE.findall(value), _COORDINATE.sub("", value)
+    return [ord(letter) - 256 for letter in letters], rest.strip()
 
 
 def _unescaped(raw: str) -> str:
