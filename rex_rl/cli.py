@@ -229,6 +229,19 @@ def compare(
 
 
 @app.command()
+def credits(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN..", help="Runs whose SFT is done; one a seed.")],
+    steps: Annotated[int, typer.Option(min=1, help="GRPO steps of every trial.")] = 40,
+) -> None:
+    """Compare the forms of credit: GRPO under each of them from each run's SFT model, as runs of their own."""
+    stdout = _claim_stdout()
+    from rex_rl.credit_trials import table
+    from rex_rl.launch import credits as launch_credits
+
+    print("\n".join(table(launch_credits(runs, steps))), file=stdout, flush=True)
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="rewards, learner, sync, rollout or step.")],
     as_json: AsJson = False,

@@ -6,7 +6,7 @@ The only module that imports `actors`, and only inside functions: what runs with
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.codec import Codec
 from rex_rl.comparison import control_config
 from rex_rl.config import Config, GrpoConfig, SftConfig, Stage
+from rex_rl.credit_trials import CREDITS, Trial, read_trial, trial_config
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split
 from rex_rl.dynamic_sampling import with_dynamic_sampling
@@ -240,6 +241,12 @@ def scale_run(address: str, run: str | None, rollouts: int) -> None:
 def control(run: Path) -> Path:
     """Continue a run's SFT for its GRPO's wall time, as a run of its own; returns that run's folder."""
     return train(control_config(run))
+
+
+def credits(runs: Sequence[Path], num_steps: int) -> list[Trial]:
+    """GRPO under each form of credit from the SFT model of each run; what is done already is read."""
+    todo = [(run, credit, trial_config(run, credit, num_steps)) for run in runs for credit in CREDITS]
+    return [read_trial(run, train(config), credit) for run, credit, config in todo]
 
 
 def bench_sync() -> list[Figure]:
