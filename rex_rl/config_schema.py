@@ -73,11 +73,15 @@ TrainTask = Literal[
     "affordance",
     "spatial_pointing",
     "visual_prompting",
+    "keypoint_person",
+    "keypoint_animal",
+    "keypoint_hand",
     "ocr_box",
+    "ocr_polygon",
     "gui_grounding",
     "gui_pointing",
 ]
-"""Tasks whose answers are boxes or points, for which held-out figures are defined (evaluation.py)."""
+"""Every task of `rex_rl.tasks.TASKS`."""
 Part = Literal["vision", "projector", "language"]
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from rex_rl.evaluation import ImageResult, match_image
+from rex_rl.evaluation import match_image
 from rex_rl.grid import geometry_of
+from rex_rl.image_result import ImageResult
 from rex_rl.sheet import Sheet, drawing_scale
 from rex_rl.tasks import Geometry
 from rex_rl.types import Box, Object
@@ -93,7 +94,7 @@ def overlay(
     scale: float | None = None,
     visual_prompt: Sequence[Box] = (),
 ) -> Image.Image:
-    """The image with all true and said boxes and points, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
+    """The image with all true and said shapes, matched at IoU 0.5, in the colours of `LEGEND`, as RGB.
 
     `scale` is drawn pixels per image pixel; None enlarges small images and leaves others as they are.
     """
@@ -101,13 +102,13 @@ def overlay(
     is_found_B, kinds = match_image(result).is_found_B, box_kinds(result)
     _draw_prompt(sheet, visual_prompt)
     for shape_K in result.truth_NK[is_found_B]:
-        sheet.shape(shape_K, _box_or_point(shape_K), LEGEND["true"], thickness=0.5)
+        sheet.shape(shape_K, result.truth_geometry, LEGEND["true"], thickness=0.5)
     for shape_K in result.truth_NK[~is_found_B]:
-        sheet.shape(shape_K, _box_or_point(shape_K), LEGEND["missed"], dash=1.0)
+        sheet.shape(shape_K, result.truth_geometry, LEGEND["missed"], dash=1.0)
     for kind, dash in (("false", 0.0), ("matched", 0.0), ("duplicate", 4.0)):
         for shape_K, its_kind in zip(result.said_NK, kinds, strict=True):
             if its_kind == kind:
-                sheet.shape(shape_K, _box_or_point(shape_K), LEGEND[kind], dash=dash)
+                sheet.shape(shape_K, result.geometry, LEGEND[kind], dash=dash)
     for label, shape_K, is_found in zip(result.truth_labels, result.truth_NK, is_found_B, strict=True):
         if not is_found:
             sheet.name(shape_K, label, LEGEND["missed"])
@@ -145,10 +146,6 @@ def _draw_prompt(sheet: Sheet, boxes: Sequence[Box]) -> None:
     for box in boxes:
         sheet.box(np.array(box), PROMPT_COLOUR, dash=4.0)
         sheet.name(np.array(box), "example", PROMPT_COLOUR)
-
-
-def _box_or_point(shape_K: np.ndarray) -> Geometry:
-    return Geometry.POINT if len(shape_K) == Geometry.POINT.size else Geometry.BOX
 
 
 def _geometry_of(thing: Object) -> Geometry:

@@ -7,6 +7,8 @@ Definitions, for good:
   where not all things of an image have boxes, it has its closeness to each true point on the answer grid
   (`rewards.geometry.pairwise_closeness`). It is a duplicate where an earlier one of its label lies at most 5 bins off,
   and is never large. Masks are not looked at: a thing with a mask alone is judged by its true point.
+- Of polygons it is the IoU of the areas they enclose; of key points it is OKS (`rewards/keypoints.py`), in pixels, and
+  for duplicates the mutual OKS. An instance with key points is as large as its box.
 - Tasks that read text have the text for a label, and one category, what is read: so a box counts where its text is
   right to the letter, and a copy is one whatever its text. `text_similarity`: over the true boxes, the mean likeness
   (1 - edit distance / longer length) of the text in the said box matched at IoU 0.5 whatever it reads; 0 without one.
@@ -26,8 +28,7 @@ Definitions, for good:
 
 A figure that is not defined (no true box anywhere) is NaN.
 
-Axes: I images, E pairs (image, category), C categories, T IoU thresholds, A said and B true shapes of one image, K
-numbers of a shape (4: box, 2: point).
+Axes: I images, E pairs (image, category), C categories, T IoU thresholds, A said and B true shapes of one image.
 """
 
 from collections.abc import Sequence
@@ -35,16 +36,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.geometry import BOX, POINT, pairwise_closeness, pairwise_iou, points_in_boxes
 from rewards.text import text_similarity
-from rewards.values import NEAR_BINS
 from rex_rl.errors import DataError
-from rex_rl.grid import GRID_STEPS
+from rex_rl.image_result import ImageResult, areas, near_copies, pairwise_values
 from rex_rl.tasks import TASKS
 
 THRESHOLDS_T = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5, 0.55 .. 0.95, rounded because 0.5 + 0.05 * 7 is 0.85 plus one bit."""
-DUPLICATE_IOU = 0.7
 LARGE_AREA_SHARE = 0.95
 _NO_IMAGES = "nothing to evaluate: 0 images, at least 1 is needed"
 METRICS = (
@@ -62,42 +60,6 @@ METRICS = (
 """Keys of `evaluate` for one task, in the order of the tables."""
 TEXT_SIMILARITY = "text_similarity"
 """One key more in tasks that read text."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageResult:
-    """One image: its true boxes or points and what one answer said, as written.
-
-    `ImageResult(image_id="42", width=640, height=480, truth_labels=("cat",), truth_NK=np.array([[8., 8., 90., 70.]]),
-    said_labels=("cat", "dog"), said_NK=np.array([[9., 8., 91., 70.], [0., 0., 5., 5.]]), faults=())`
-    """
-
-    image_id: str
-    width: int
-    """Pixels of the original image."""
-    height: int
-    truth_labels: tuple[str, ...]
-    truth_NK: np.ndarray
-    """float [N, K] pixels, untouched by the codec: boxes; where points are said, points for things without a box."""
-    said_labels: tuple[str, ...]
-    said_NK: np.ndarray
-    """float [N, K] pixels in the order written; corners may be swapped."""
-    faults: tuple[str, ...]
-    """Named faults of the answer; empty when it is well formed."""
-    task: str = "detection"
-    """A key of `rex_rl.tasks.TASKS` whose answers are boxes or points."""
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` when shapes and labels do not belong together."""
-        said = TASKS[self.task].geometry.size
-        for name, labels, shapes_NK, sizes in (
-            ("truth", self.truth_labels, self.truth_NK, (BOX, said)),
-            ("said", self.said_labels, self.said_NK, (said,)),
-        ):
-            if shapes_NK.shape not in [(len(labels), size) for size in sizes]:
-                raise ValueError(
-                    f"{name}_NK of image {self.image_id} must be ({len(labels)}, {sizes[0]}) but is {shapes_NK.shape}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,23 +92,9 @@ def match_image(result: ImageResult, threshold: float = 0.5) -> MatchedImage:
 
 
 def _label_iou(result: ImageResult) -> np.ndarray:
-    """IoU [A, B] in [0, 1] of said and true shapes; 0 between different labels."""
+    """IoU [A, B] of said and true shapes; 0 between different labels."""
     labels_A, labels_B = (np.array(labels, dtype=object) for labels in (result.said_labels, result.truth_labels))
-    return np.where(labels_A[:, None] == labels_B[None, :], _iou(result), 0.0)
-
-
-def _iou(result: ImageResult) -> np.ndarray:
-    """The same whatever the labels."""
-    if result.said_NK.shape[1] == BOX:
-        return pairwise_iou(result.said_NK, result.truth_NK)
-    if result.truth_NK.shape[1] == BOX:
-        return points_in_boxes(result.said_NK, result.truth_NK).astype(float)
-    return pairwise_closeness(_bins(result, result.said_NK), _bins(result, result.truth_NK))
-
-
-def _bins(result: ImageResult, points_N2: np.ndarray) -> np.ndarray:
-    """Points [N, 2] in pixels as places on the answer grid, not rounded to its lines."""
-    return points_N2 / (result.width, result.height) * GRID_STEPS
+    return np.where(labels_A[:, None] == labels_B[None, :], pairwise_values(result), 0.0)
 
 
 def _match(iou_AB: np.ndarray, threshold: float) -> np.ndarray:
@@ -163,13 +111,9 @@ def _match(iou_AB: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _find_duplicates(result: ImageResult) -> np.ndarray:
-    if result.said_NK.shape[1] == POINT:
-        points_A2 = _bins(result, result.said_NK)
-        near_AA = np.linalg.norm(points_A2[:, None] - points_A2[None, :], axis=-1) <= NEAR_BINS
-    else:
-        near_AA = pairwise_iou(result.said_NK, result.said_NK) > DUPLICATE_IOU
     labels_A = np.array(_categories(result, result.said_labels), dtype=object)
-    return np.asarray(np.tril(near_AA & (labels_A[:, None] == labels_A[None, :]), k=-1).any(axis=1))
+    is_copy_AA = near_copies(result) & (labels_A[:, None] == labels_A[None, :])
+    return np.asarray(np.tril(is_copy_AA, k=-1).any(axis=1))
 
 
 def _categories(result: ImageResult, labels: Sequence[str]) -> tuple[str, ...]:
@@ -181,7 +125,7 @@ def _text_counts(result: ImageResult) -> tuple[float, int]:
     """(sum of the likeness of the texts of matched boxes, true boxes); none of either where no text is read."""
     if not TASKS[result.task].reads_text:
         return 0.0, 0
-    truth_of_said_A = _match(_iou(result), THRESHOLDS_T[0])
+    truth_of_said_A = _match(pairwise_values(result), THRESHOLDS_T[0])
     matched = [(said, truth) for said, truth in zip(result.said_labels, truth_of_said_A, strict=True) if truth >= 0]
     true_texts = [result.truth_labels[truth] for _, truth in matched]
     similar_L = text_similarity([said for said, _ in matched], true_texts)
@@ -229,10 +173,7 @@ def _tally(results: Sequence[ImageResult]) -> _Tally:
 
 
 def _image_counts(result: ImageResult) -> tuple[float, ...]:
-    is_large = False
-    if result.said_NK.shape[1] == BOX:
-        sides_A2 = np.clip(result.said_NK[:, 2:] - result.said_NK[:, :2], 0, None)
-        is_large = bool((sides_A2.prod(axis=1) > LARGE_AREA_SHARE * result.width * result.height).any())
+    is_large = bool((areas(result) > LARGE_AREA_SHARE * result.width * result.height).any())
     num_duplicates = int(_find_duplicates(result).sum())
     return len(result.said_labels), num_duplicates, is_large, bool(result.faults), *_text_counts(result)
 

@@ -5,19 +5,21 @@ Every evaluation leaves its answers in `samples/STAGE_000010.jsonl`, which the r
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rewards.geometry import BOX
 from rex_rl.codec import Codec, dequantise, geometry_of, truth_on_grid
 from rex_rl.data import evaluation_prompts
-from rex_rl.evaluation import ImageResult, evaluate
+from rex_rl.evaluation import evaluate
+from rex_rl.grid import MIN_POLYGON
+from rex_rl.image_result import ImageResult
 from rex_rl.interfaces import RolloutPool
 from rex_rl.run_folder import RunFolder, write_whole
-from rex_rl.tasks import TASKS, Geometry
+from rex_rl.tasks import TASKS, Geometry, Task
 from rex_rl.types import Answer, Record, Sampling
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
         width=record.width,
         height=record.height,
         truth_labels=truth_on_grid(record).labels,  # texts as a tokenizer gives them back
-        truth_NK=geometry_of(record.objects, _judged_by(record)),
+        truth_NK=geometry_of(record.objects, _judged_by(record), len(task.keypoints)),
         said_labels=shapes.labels,
         said_NK=dequantise(shapes.bins_NK, record.size),
         faults=shapes.faults,
@@ -75,9 +77,10 @@ def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
 
 
 def _judged_by(record: Record) -> Geometry:
-    """Boxes where all things have one, also for tasks that point."""
-    has_boxes = all(thing.bbox is not None for thing in record.objects)
-    return Geometry.BOX if has_boxes else TASKS[record.task].geometry
+    """That of the task, but boxes where points are asked for and all things have one."""
+    geometry = TASKS[record.task].geometry
+    has_boxes = geometry is Geometry.POINT and all(thing.bbox is not None for thing in record.objects)
+    return Geometry.BOX if has_boxes else geometry
 
 
 def write_samples(file: Path, records: Sequence[Record], results: Sequence[ImageResult]) -> None:
@@ -90,8 +93,8 @@ def write_samples(file: Path, records: Sequence[Record], results: Sequence[Image
             "width": result.width,
             "height": result.height,
             "task": result.task,
-            "truth": _shapes(result.truth_labels, result.truth_NK),
-            "said": _shapes(result.said_labels, result.said_NK),
+            "truth": _shapes(result.truth_labels, result.truth_NK, result.truth_geometry),
+            "said": _shapes(result.said_labels, result.said_NK, result.geometry),
             "faults": list(result.faults),
         }
         for record, result in zip(records, results, strict=True)
@@ -110,29 +113,33 @@ def last_samples(run: Path, stage: str) -> list[tuple[str, ImageResult]]:
     return read_samples(files[-1]) if files else []
 
 
-def _shapes(labels: Sequence[str], shapes_NK: np.ndarray) -> list[dict[str, object]]:
+_KEYS = {Geometry.BOX: "bbox", Geometry.POINT: "point", Geometry.POLYGON: "polygon", Geometry.KEYPOINTS: "instance"}
+"""What a sample calls the numbers of a shape."""
+
+
+def _shapes(labels: Sequence[str], shapes_NK: np.ndarray, geometry: Geometry) -> list[dict[str, object]]:
     return [
-        {"label": label, "bbox" if len(shape_K) == BOX else "point": [round(float(value), 2) for value in shape_K]}
-        for label, shape_K in zip(labels, shapes_NK, strict=True)
+        {"label": label, _KEYS[geometry]: [None if math.isnan(value) else round(value, 2) for value in shape]}
+        for label, shape in zip(labels, shapes_NK.tolist(), strict=True)
     ]
 
 
 def _result(line: dict[str, Any]) -> ImageResult:
-    truth, said, task = line["truth"], line["said"], line["task"]
+    truth, said, task = line["truth"], line["said"], TASKS[line["task"]]
     return ImageResult(
         image_id=line["id"],
         width=line["width"],
         height=line["height"],
         truth_labels=tuple(shape["label"] for shape in truth),
-        truth_NK=_pixels(truth, BOX),
+        truth_NK=_pixels(truth, task),
         said_labels=tuple(shape["label"] for shape in said),
-        said_NK=_pixels(said, TASKS[task].geometry.size),
+        said_NK=_pixels(said, task),
         faults=tuple(line["faults"]),
-        task=task,
+        task=task.name,
     )
 
 
-def _pixels(shapes: Sequence[dict[str, Any]], if_none: int | None) -> np.ndarray:
-    """[N, K] as :func:`_shapes` wrote them; K is said where there are none."""
-    rows = [shape["bbox"] if "bbox" in shape else shape["point"] for shape in shapes]
-    return np.array(rows, dtype=np.float64) if rows else np.zeros((0, if_none or BOX))
+def _pixels(shapes: Sequence[dict[str, Any]], task: Task) -> np.ndarray:
+    """[N, K] as :func:`_shapes` wrote them."""
+    rows = [next(shape[key] for key in _KEYS.values() if key in shape) for shape in shapes]
+    return np.array(rows, dtype=np.float64) if rows else np.zeros((0, task.num_numbers or MIN_POLYGON))

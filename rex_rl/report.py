@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from rex_rl.draw import LEGEND, Series, count_kinds, drawing_scale, finite_points, line_chart, overlay
-from rex_rl.evaluation import METRICS, ImageResult
+from rex_rl.evaluation import METRICS
+from rex_rl.image_result import ImageResult
 
 STAGES = {"sft": "SFT", "grpo": "GRPO"}
 """Keys of `summary.json` that hold figures, in the order of a run, and how the page calls them."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from rex_rl.config_schema import SHAPES_TASKS
 from rex_rl.evaluation import METRICS
 from rex_rl.run_log import read_metrics
+from rex_rl.tasks import TASKS
 from tests.faulty_job import FaultyJob
 
 pytestmark = pytest.mark.engine
@@ -65,12 +67,36 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
     assert out.stat().st_size > 0
 
 
+def write_figures(folder: Path) -> Path:
+    """Records of what the synthetic world does not draw: key points and polygons, on blank images."""
+    Image.new("RGB", (196, 196)).save(folder / "blank.png")
+    names = TASKS["keypoint_person"].keypoints
+    person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(names) | {names[0]: [50, 20]}}
+    word = {"label": "AB", "polygon": [[10, 10], [60, 12], [58, 40], [9, 41]]}
+    lines = [
+        {"id": f"{name}{i}", "image": "blank.png", "task": name, "categories": [asked], "objects": [thing]}
+        for i in range(5)
+        for name, asked, thing in (("keypoint_person", "person", person), ("ocr_polygon", "word", word))
+    ]
+    file = folder / "figures.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
 @pytest.fixture(scope="module")
 def small_runs(
     root: Path, tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]
 ) -> dict[str, FinishedRun]:
-    """Two runs of both stages side by side, as either waits for one process after the other to start."""
+    """Runs of both stages side by side, as each waits for one process after the other to start."""
+    folder = tmp_path_factory.mktemp("small")
     overrides = {
+        "figures": (
+            f"data.train={write_figures(folder)}",
+            "data.tasks=[keypoint_person, ocr_polygon]",
+            "data.heldout_fraction=0.4",
+            "grpo.prompts_per_step=6",
+            "rollout.max_model_len=2048",  # every key point is named in the question
+        ),
         "photos": (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}", "grpo.max_staleness=1"),
         "mix": (
             f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
@@ -79,7 +105,6 @@ def small_runs(
             "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
         ),
     }
-    folder = tmp_path_factory.mktemp("small")
 
     def train(name: str) -> FinishedRun:
         where = (f"name={name}", f"run_root={folder}", "sft.num_steps=2")
@@ -116,6 +141,16 @@ def test_four_tasks_train_in_one_run(small_runs: dict[str, FinishedRun], root: P
     assert "reward/ocr_box" in (folder / "report.html").read_text()
     compared = rex_rl("compare", str(folder), root=root, env={})
     assert all(f"| mix | {task} | 2 |" in compared.stdout for task in SHAPES_TASKS), compared.stderr
+
+
+def test_key_points_and_polygons_train_in_one_run(small_runs: dict[str, FinishedRun]) -> None:
+    """Both stages, with held-out figures of either geometry, in the report's pictures too."""
+    folder, summary = ended_well(small_runs["figures"])
+    tasks = ("keypoint_person", "ocr_polygon")
+    assert all(f"{task}/f1_miou" in summary["grpo"] for task in tasks)
+    names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
+    assert {f"reward/{task}" for task in tasks} <= names
+    assert "image not shown" not in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

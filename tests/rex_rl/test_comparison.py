@@ -10,8 +10,8 @@ import pytest
 from rex_rl.comparison import compare, control_config, table
 from rex_rl.config import dump_config, load_config
 from rex_rl.errors import DataError
-from rex_rl.evaluation import ImageResult
 from rex_rl.heldout import write_samples
+from rex_rl.image_result import ImageResult
 from rex_rl.run_folder import CONFIG, SUMMARY
 from tests import fakes
 

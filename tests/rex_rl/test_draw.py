@@ -23,7 +23,7 @@ from rex_rl.draw import (
     overlay,
     smooth,
 )
-from rex_rl.evaluation import ImageResult
+from rex_rl.image_result import ImageResult
 from rex_rl.sheet import Sheet
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Object

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rex_rl.errors import DataError
-from rex_rl.evaluation import METRICS, TEXT_SIMILARITY, ImageResult, bootstrap_interval, evaluate, match_image
+from rex_rl.evaluation import METRICS, TEXT_SIMILARITY, bootstrap_interval, evaluate, match_image
+from rex_rl.image_result import ImageResult
 
 Box = tuple[float, float, float, float]
 Labelled = list[tuple[str, Box]]
@@ -348,6 +349,49 @@ def test_points_are_near_by_bins_and_closeness_counts_where_there_is_no_box() ->
     assert (figures["recall_50"], figures["precision_50"]) == (1, 0.5)
     assert evaluate([pointed([[100.0, 100.0]], [[100.0, 108.0]])])["f1_95"] == 0
     assert evaluate([pointed([[100.0, 100.0]], [[100.0, 112.0]])])["duplicate_rate"] == 0
+
+
+def test_polygons_are_compared_by_the_areas_they_enclose() -> None:
+    """A square, its lower half (IoU 1/2) and a triangle over 3/4 of it written with a vertex repeated: the half
+    counts at 0.5 alone; the square after a copy of it is a duplicate, whichever vertex comes first."""
+    square, turned = [0.0, 0, 10, 0, 10, 10, 0, 10], [10.0, 10, 0, 10, 0, 0, 10, 0]
+    half = [0.0, 0, 10, 0, 10, 5, 0, 5]
+
+    def of(*said: list[float]) -> dict[str, float]:
+        result = ImageResult(
+            image_id="1", width=10, height=10, task="ocr_polygon", faults=(), truth_labels=("AB",),
+            truth_NK=np.array([square]), said_labels=("AB",) * len(said), said_NK=np.array(said).reshape(-1, 8),
+        )  # fmt: skip
+        return evaluate([result])
+
+    assert (of(turned)["f1_miou"], of(turned)["large_box_rate"]) == (1, 1)
+    assert of(half)["f1_50"] == 1
+    assert of(half)["f1_miou"] == pytest.approx(0.1)
+    assert of(square, turned)["duplicate_rate"] == 0.5
+    assert (of(square, half)["duplicate_rate"], of(half)["large_box_rate"]) == (0, 0)
+    assert of()["f1_50"] == 0
+
+
+def test_key_points_are_compared_by_oks() -> None:
+    """Of three visible key points two are said exactly and one is called unseen: OKS 2/3 counts up to 0.65; what is
+    said of key points that are unseen in the truth does not count. A second like it is a duplicate."""
+    unseen = [math.nan] * 2
+    truth = [0.0, 0, 100, 100, 20, 20, 50, 50, 80, 80, *unseen * 14]
+    said = [0.0, 0, 50, 50, 20, 20, 50, 50, *unseen, 7, 7, *unseen * 13]
+
+    def of(*instances: list[float]) -> dict[str, float]:
+        result = ImageResult(
+            image_id="1", width=100, height=100, task="keypoint_person", faults=(), truth_labels=("person",),
+            truth_NK=np.array([truth]), said_labels=("person",) * len(instances),
+            said_NK=np.array(instances).reshape(-1, 38),
+        )  # fmt: skip
+        return evaluate([result])
+
+    assert (of(truth)["f1_miou"], of(truth)["large_box_rate"]) == (1, 1)
+    assert of(said)["f1_miou"] == pytest.approx(0.4)
+    assert of(said)["large_box_rate"] == 0
+    assert of(truth, truth)["duplicate_rate"] == 0.5
+    assert of()["recall_50"] == 0
 
 
 def test_a_word_counts_where_its_text_is_right_and_texts_are_likened_by_place() -> None:

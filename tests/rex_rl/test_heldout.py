@@ -1,6 +1,7 @@
 """Held-out evaluation: greedy, once a record, compared with the untouched truth, and kept for the report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 
 from rex_rl.codec import Codec
 from rex_rl.config_schema import SHAPES_TASKS
-from rex_rl.evaluation import ImageResult, evaluate
+from rex_rl.evaluation import evaluate
 from rex_rl.heldout import HeldOut, answer_greedily, read_samples, result_of, write_samples
+from rex_rl.image_result import ImageResult
 from rex_rl.records import read_records
 from rex_rl.run_folder import RunFolder
 from rex_rl.shapes.world import SceneKind, write_split
-from rex_rl.types import Answer, FinishReason, Group, Prompt, Record, Sampling
+from rex_rl.tasks import TASKS, Geometry
+from rex_rl.types import Answer, FinishReason, Group, Object, Prompt, Record, Sampling
 from tests import fakes
+from tests.rex_rl.task_records import record_of
 
 RECORDS = [fakes.record(f"r{i}", boxes=1 + i) for i in range(4)]
 
@@ -83,6 +87,31 @@ def test_points_and_words_are_judged_and_kept(codec: Codec, tmp_path: Path) -> N
         assert all(figures[f"{task}/f1_50"] == 1 and figures[f"{task}/num_images"] == 2 for task in SHAPES_TASKS)
         assert (figures["pointing/f1_95"], figures["ocr_box/text_similarity"]) == (1, 1)
         assert figures["parse_failure_rate"] == figures["duplicate_rate"] == 0
+
+
+GIVEN = {
+    Geometry.BOX: {"bbox": (100.0, 200.0, 300.0, 500.0)},
+    Geometry.POINT: {"point": (100.0, 200.0)},
+    Geometry.POLYGON: {"polygon": ((100.0, 200.0), (300.0, 200.0), (250.0, 500.0), (200.0, 600.0))},
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_judged_and_kept(codec: Codec, tmp_path: Path, name: str) -> None:
+    """A perfect answer has figures of 1 beside one that says nothing, also when they are read back."""
+    task = TASKS[name]
+    seen = {point: None if i % 3 == 2 else (100.0 + 5 * i, 200.0) for i, point in enumerate(task.keypoints)}
+    given = GIVEN[Geometry.BOX] | {"keypoints": seen} if task.keypoints else GIVEN[task.geometry]
+    label = task.choices[0] if task.choices else "cat"
+    record = record_of(name, Object(label="AB" if task.reads_text else label, **given), categories=(label,))
+    silent = replace(true_answer(record, codec), tokens_T=np.array([codec._vocabulary.answer_end_id]))
+    results = [result_of(record, answer, codec) for answer in (true_answer(record, codec), silent)]
+    write_samples(tmp_path / "sft_000001.jsonl", [record] * 2, results)
+    kept = [result for _, result in read_samples(tmp_path / "sft_000001.jsonl")]
+    for perfect, nothing in (results, kept):
+        figures = evaluate([perfect])
+        assert (figures["f1_50"], figures["f1_95"], figures["parse_failure_rate"]) == (1, 1, 0)
+        assert (evaluate([nothing])["recall_50"], evaluate([nothing])["mean_predictions"]) == (0, 0)
 
 
 @pytest.mark.parametrize("said", [0, 3])

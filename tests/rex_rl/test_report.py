@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from rex_rl.draw import Series
-from rex_rl.evaluation import METRICS, ImageResult, evaluate
+from rex_rl.evaluation import METRICS, evaluate
+from rex_rl.image_result import ImageResult
 from rex_rl.report import EvalPoint, ReportData, Sample, format_change, format_seconds, render_report, write_report
 
 SFT = {

@@ -11,8 +11,8 @@ from PIL import Image
 from rex_rl import run_report
 from rex_rl.config import Config, dump_config
 from rex_rl.errors import DataError
-from rex_rl.evaluation import ImageResult
 from rex_rl.heldout import write_samples
+from rex_rl.image_result import ImageResult
 from rex_rl.report import ReportData
 from rex_rl.run_folder import CONFIG, SUMMARY
 from rex_rl.run_log import RunLog
