@@ -47,8 +47,8 @@ class Decoded:
             shapes_F = is_so_A.nonzero()[0]
             answer_F = np.searchsorted(self.shapes_at_G, shapes_F, side="right") - 1
             self.blame(fault, answer_F, self.spans_A2[shapes_F, 0], tokens_at_G)
-        num_shapes_G = np.diff(self.shapes_at_G)
-        spans_A2 = self.spans_A2 - np.array(tokens_at_G[:-1], dtype=np.int64).repeat(num_shapes_G)[:, None]
+        shapes_at_G = np.array(self.shapes_at_G)
+        spans_A2 = self.spans_A2 - np.array(tokens_at_G[:-1]).repeat(shapes_at_G[1:] - shapes_at_G[:-1])[:, None]
         bins_GNK = [self.bins_AK[at:end] for at, end in pairwise(self.shapes_at_G)]
         if self.num_numbers is not None:
             longest_G = [max(self.num_numbers[at:end], default=6) for at, end in pairwise(self.shapes_at_G)]

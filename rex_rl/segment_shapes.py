@@ -48,38 +48,41 @@ def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -
     is_inside_T = step_T[:-1].cumsum(dtype=np.int8).view(np.bool_)
     is_number_T = is_inside_T & (kinds_T == COORDINATE)
     number_tokens_N = is_number_T.nonzero()[0]
-    num_before_T = np.append(0, is_number_T.cumsum())
+    num_before_T = np.zeros(kinds_T.size + 1, dtype=np.int64)
+    is_number_T.cumsum(out=num_before_T[1:])
 
     is_start_T = is_inside_T & (kinds_T == COMMA)
     is_start_T[opened_S] = True
     starts_P = is_start_T.nonzero()[0]
     last_S = starts_P.searchsorted(closed_S) - 1
-    segment_P = np.arange(last_S.size).repeat(np.diff(last_S, prepend=-1))
-    ends_P = np.append(starts_P[1:], 0)
-    ends_P[last_S] = closed_S
+    is_last_P = np.zeros(starts_P.size, dtype=np.bool_)
+    is_last_P[last_S] = True
+    segment_P = is_last_P.cumsum() - is_last_P
+    ends_P = np.empty_like(starts_P)
+    ends_P[:-1], ends_P[last_S] = starts_P[1:], closed_S
     first_P = num_before_T[starts_P]
     num_P = num_before_T[ends_P] - first_P
 
     is_right_P = num_P == size if size else (num_P >= MIN_POLYGON) & (num_P % 2 == 0)
-    is_wrong_P = (num_P > 0) & ~is_right_P
-    limited = last_S[ending_S == Ending.LIMIT]  # a shape that the limit cut is no fault
-    is_wrong_P[limited] &= num_P[limited] > (size or UNLIMITED)
-    is_empty_P = num_P == 0
-    is_empty_P[last_S[ending_S != Ending.MARK]] = False
-    strays = [ends_P[is_empty_P]]
+    faults = {}
+    if not is_right_P.all():
+        limited = last_S[ending_S == Ending.LIMIT]  # a shape that the limit cut is no fault
+        is_wrong_P = (num_P > 0) & ~is_right_P
+        is_wrong_P[limited] &= num_P[limited] > (size or UNLIMITED)
+        is_empty_P = num_P == 0
+        is_empty_P[last_S[ending_S != Ending.MARK]] = False
+        faults = {"bad_count": number_tokens_N[first_P[is_wrong_P]], "stray_tokens": ends_P[is_empty_P]}
     text_X = (is_inside_T & (kinds_T == TEXT)).nonzero()[0]
     if text_X.size:  # it belongs in front of everything else that a segment says, as `None` does, and there alone
         segment_X = opened_S.searchsorted(text_X) - 1
         is_behind_X = num_before_T[text_X] > num_before_T[opened_S[segment_X]]
         is_beside_X = ~is_behind_X & (ending_S[segment_X] == Ending.MARK)
-        strays += [text_X[is_behind_X], closed_S[segment_X[is_beside_X]]]
+        strays = [faults.get("stray_tokens", text_X[:0]), text_X[is_behind_X], closed_S[segment_X[is_beside_X]]]
+        faults["stray_tokens"] = np.sort(np.concatenate(strays))
     return SegmentShapes(
         segment_A=segment_P[is_right_P],
-        spans_A2=np.stack([starts_P[is_right_P], ends_P[is_right_P]], axis=1),
+        spans_A2=np.array([starts_P[is_right_P], ends_P[is_right_P]]).T,
         num_numbers_A=num_P[is_right_P],
-        number_tokens_C=number_tokens_N if is_right_P.all() else number_tokens_N[is_right_P.repeat(num_P)],
-        faults={
-            "bad_count": number_tokens_N[first_P[is_wrong_P]],
-            "stray_tokens": np.sort(np.concatenate(strays)),
-        },
+        number_tokens_C=number_tokens_N[is_right_P.repeat(num_P)],
+        faults=faults,
     )
