@@ -11,7 +11,7 @@ import numpy as np
 
 from rewards.terms import TRUNCATED
 from rex_rl.answer_reader import UNKNOWN_TOKEN, Remarks
-from rex_rl.grid import doubled_areas
+from rex_rl.grid import MIN_POLYGON, doubled_areas
 from rex_rl.tasks import Geometry, Task
 from rex_rl.types import Shapes
 
@@ -51,7 +51,7 @@ class Decoded:
         spans_A2 = self.spans_A2 - np.array(tokens_at_G[:-1]).repeat(shapes_at_G[1:] - shapes_at_G[:-1])[:, None]
         bins_GNK = [self.bins_AK[at:end] for at, end in pairwise(self.shapes_at_G)]
         if self.num_numbers is not None:
-            longest_G = [max(self.num_numbers[at:end], default=6) for at, end in pairwise(self.shapes_at_G)]
+            longest_G = [max(self.num_numbers[at:end], default=MIN_POLYGON) for at, end in pairwise(self.shapes_at_G)]
             bins_GNK = [bins_NK[:, :longest] for bins_NK, longest in zip(bins_GNK, longest_G, strict=True)]
         return [
             _answer(tuple(self.labels[at:end]), bins_NK, spans_A2[at:end], remarks, names, task)

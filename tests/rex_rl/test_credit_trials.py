@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rex_rl.config import dump_config, load_config
+from rex_rl import launch
+from rex_rl.config import Config, dump_config, load_config
 from rex_rl.credit_trials import CREDITS, Trial, read_trial, table, trial_config
 from rex_rl.errors import DataError
 from rex_rl.run_folder import CONFIG, SUMMARY
@@ -49,6 +50,22 @@ def test_a_trial_is_compared_with_the_sft_of_its_run(run: Path, tmp_path: Path) 
     found = read_trial(run, trial, "none")
     assert (found.run, found.credit) == ("a", "none")
     assert found.gain == pytest.approx(0.03)
+
+
+def test_every_run_is_tried_under_every_form(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is stood in for by a run's folder; that finished runs are not trained again is `launch.train`'s."""
+    asked = []
+
+    def train(config: Config) -> Path:
+        asked.append(config.name)
+        config.run_folder.mkdir()
+        (config.run_folder / SUMMARY).write_text(json.dumps({"grpo": {"f1_miou": 0.5 + 0.01 * len(asked)}}))
+        return config.run_folder
+
+    monkeypatch.setattr(launch, "train", train)
+    trials = launch.credits([run], 3)
+    assert asked == [f"a-credit-{credit}" for credit in CREDITS]
+    assert [round(trial.gain, 2) for trial in trials] == [0.01, 0.02, 0.03, 0.04]
 
 
 def test_the_table_puts_the_largest_mean_gain_first() -> None:
