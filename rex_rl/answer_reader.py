@@ -129,6 +129,10 @@ class Ending(IntEnum):
     MARK, BREAK, LIMIT = range(3)
 
 
+_MARKED, _BROKEN, _LIMITED = Ending
+"""Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
+
+
 class Segment(NamedTuple):
     """Coordinates inside a segment, with what stands between them; its phrase is in `AnswerReader.labels`."""
 
@@ -174,7 +178,7 @@ class AnswerReader:
         elif self._state != _OUTSIDE:
             self._fault("broken_segment", stop)
         if self._state == _SHAPES:
-            self._close(stop, Ending.LIMIT if end < 0 else Ending.BREAK)
+            self._close(stop, _LIMITED if end < 0 else _BROKEN)
         return self._said
 
     def _read_segment(self, segment: re.Match[bytes]) -> int:
@@ -182,7 +186,7 @@ class AnswerReader:
         at, behind = segment.span(1)
         self._name(at, self._token_bytes[8 * at : 8 * behind])
         self._opened = behind + 1
-        self._close(segment.end() - 1, Ending.MARK)
+        self._close(segment.end() - 1, _MARKED)
         return segment.end()
 
     def _name(self, at: int, ids: bytes) -> None:
@@ -199,7 +203,7 @@ class AnswerReader:
             return
         if (comma := self._kinds.find(COMMA, self._opened, at)) >= 0:
             self._fault("stray_tokens", comma)
-        if ending == Ending.MARK:
+        if ending is _MARKED:
             text = [i for i in range(self._opened, at) if self._kinds[i] == TEXT]
             if self._phrase_of(self._tokens_T[text].tobytes()) == ABSENT:
                 self._said.absent.append(self._phrase)
@@ -237,7 +241,7 @@ class AnswerReader:
 
     def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
-            self._close(at, Ending.BREAK)
+            self._close(at, _BROKEN)
         if self._state != _OUTSIDE:
             self._fault("broken_segment", at)
         self._state, self._text = _PHRASE, []
@@ -261,7 +265,7 @@ class AnswerReader:
         if self._state != _SHAPES:
             self._fault("stray_tokens", at)
             return
-        self._close(at, Ending.MARK)
+        self._close(at, _MARKED)
         self._state = _OUTSIDE
 
 

@@ -101,9 +101,11 @@ def _answer(
         labels=labels,
         bins_NK=bins_NK,
         spans_N2=spans_N2,
-        faults=tuple(sorted(faults)),
-        absent=tuple([names.get(phrase, phrase) for phrase in said.absent]),
-        fault_token=min([at for fault, at in faults.items() if fault != TRUNCATED], default=UNKNOWN_TOKEN),
+        faults=tuple(sorted(faults)) if faults else (),
+        absent=tuple([names.get(phrase, phrase) for phrase in said.absent]) if said.absent else (),
+        fault_token=min([at for fault, at in faults.items() if fault != TRUNCATED], default=UNKNOWN_TOKEN)
+        if faults
+        else UNKNOWN_TOKEN,
     )
 
 

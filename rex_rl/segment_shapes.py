@@ -64,8 +64,9 @@ def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -
     num_P = num_before_T[ends_P] - first_P
 
     is_right_P = num_P == size if size else (num_P >= MIN_POLYGON) & (num_P % 2 == 0)
-    faults = {}
+    faults, said_tokens_C = {}, number_tokens_N
     if not is_right_P.all():
+        said_tokens_C = number_tokens_N[is_right_P.repeat(num_P)]
         limited = last_S[ending_S == Ending.LIMIT]  # a shape that the limit cut is no fault
         is_wrong_P = (num_P > 0) & ~is_right_P
         is_wrong_P[limited] &= num_P[limited] > (size or UNLIMITED)
@@ -83,6 +84,6 @@ def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -
         segment_A=segment_P[is_right_P],
         spans_A2=np.array([starts_P[is_right_P], ends_P[is_right_P]]).T,
         num_numbers_A=num_P[is_right_P],
-        number_tokens_C=number_tokens_N[is_right_P.repeat(num_P)],
+        number_tokens_C=said_tokens_C,
         faults=faults,
     )
