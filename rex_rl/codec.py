@@ -65,8 +65,6 @@ __all__ = [
     "truth_on_grid",
 ]
 
-_KEYPOINTS = Geometry.KEYPOINTS
-"""Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _NO_NAMES: Mapping[str, str] = {}
 
@@ -204,7 +202,7 @@ class Codec:
         tokens_T = np.concatenate([_NO_TOKENS, *parts_G])
         tokens_at_G = [0, *accumulate(map(len, parts_G))]
         kinds = self._table.kinds(tokens_T)
-        decode = self._decode_keypoints if task.geometry is _KEYPOINTS else self._decode_segments
+        decode = self._decode_keypoints if task.geometry is Geometry.KEYPOINTS else self._decode_segments
         shapes_G = decode(tokens_T, kinds, tokens_at_G, names_G, task).shapes(tokens_at_G, names_G, task)
         ends_P = accumulate(map(len, tokens_PG), initial=0)
         return [shapes_G[start:end] for start, end in pairwise(ends_P)]

@@ -92,9 +92,9 @@ def compare(runs: Sequence[Path]) -> list[Comparison]:
         found.append(
             Comparison(
                 name=run.name,
-                sft=_figures(summary["sft"]),
-                grpo=_figures(summary["grpo"]),
-                control=_figures(read_summary(control)["sft"]) if (control / SUMMARY).is_file() else None,
+                sft=figures_of(summary["sft"]),
+                grpo=figures_of(summary["grpo"]),
+                control=figures_of(read_summary(control)["sft"]) if (control / SUMMARY).is_file() else None,
                 tasks=_task_gains(run),
             )
         )
@@ -119,7 +119,7 @@ def _task_gains(run: Path) -> tuple[TaskGain, ...]:
     )
 
 
-def _figures(stage: Mapping[str, float | None]) -> dict[str, float]:
+def figures_of(stage: Mapping[str, float | None]) -> dict[str, float]:
     """A stage's figures; a summary holds null where one is undefined."""
     return {name: math.nan if value is None else value for name, value in stage.items()}
 

@@ -7,9 +7,10 @@ its number of steps. Trials that are done are not run again, so an interrupted c
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import get_args
 
-from rex_rl.comparison import read_summary
+from rex_rl.comparison import figures_of, read_summary
 from rex_rl.config import Config, load_config
 from rex_rl.config_schema import AdvantageConfig
 from rex_rl.errors import DataError
@@ -38,11 +39,12 @@ class Trial:
 def trial_config(run: Path, credit: str, num_steps: int) -> Config:
     """The configuration of one trial. The seed stays the run's: it decides which records are held back.
 
-    Raises DataError where the run has no SFT model to start from.
+    Raises DataError where the run has no SFT model to start from, or no figures to compare with.
     """
     model = run / "stages" / "sft"
     if not model.is_dir():
         raise DataError(f"{model}: no such folder; a run whose SFT is done is needed")
+    read_summary(run)  # wanted behind the last trial: missing, it is better said before the first
     overrides = [
         f"name={load_config(run / CONFIG).name}-credit-{credit}",
         f"run_root={run.parent.absolute()}",
@@ -58,7 +60,12 @@ def trial_config(run: Path, credit: str, num_steps: int) -> Config:
 
 def read_trial(run: Path, trial: Path, credit: str) -> Trial:
     """A finished trial of a run."""
-    return Trial(run=run.name, credit=credit, sft=read_summary(run)["sft"], grpo=read_summary(trial)["grpo"])
+    return Trial(
+        run=run.name,
+        credit=credit,
+        sft=figures_of(read_summary(run)["sft"]),
+        grpo=figures_of(read_summary(trial)["grpo"]),
+    )
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
@@ -69,16 +76,12 @@ def table(trials: Sequence[Trial]) -> list[str]:
         "|---" * (len(runs) + 4) + "|",
     ]
     of_credit = {credit: [trial for trial in trials if trial.credit == credit] for credit in CREDITS}
-    for credit, found in sorted(of_credit.items(), key=lambda item: -_mean([trial.gain for trial in item[1]])):
+    for credit, found in sorted(of_credit.items(), key=lambda item: -fmean([trial.gain for trial in item[1]])):
         cells = [f"{100 * trial.gain:+.2f}" for trial in found]
-        cells.append(f"{100 * _mean([trial.gain for trial in found]):+.2f}")
-        cells += [f"{100 * _mean([trial.grpo[name] for trial in found]):.2f} %" for name in ("f1_miou", DUPLICATES)]
+        cells.append(f"{100 * fmean([trial.gain for trial in found]):+.2f}")
+        cells += [f"{100 * fmean([trial.grpo[name] for trial in found]):.2f} %" for name in ("f1_miou", DUPLICATES)]
         lines.append(f"| {credit} | {' | '.join(cells)} |")
     starts = {trial.run: trial.sft for trial in trials}.values()
-    start = [f"{100 * _mean([sft[name] for sft in starts]):.2f} %" for name in ("f1_miou", DUPLICATES)]
+    start = [f"{100 * fmean([sft[name] for sft in starts]):.2f} %" for name in ("f1_miou", DUPLICATES)]
     lines.append(f"| after SFT | {' | '.join([''] * len(runs))} |  | {' | '.join(start)} |")
     return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

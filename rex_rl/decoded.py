@@ -15,9 +15,6 @@ from rex_rl.grid import MIN_POLYGON, doubled_areas
 from rex_rl.tasks import Geometry, Task
 from rex_rl.types import Shapes
 
-_POINT, _POLYGON = Geometry.POINT, Geometry.POLYGON
-"""Looked up once: Python 3.11 takes a microsecond for a member of an Enum."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
@@ -63,9 +60,9 @@ class Decoded:
 
 def _area_faults(bins_AK: np.ndarray, geometry: Geometry) -> dict[str, np.ndarray]:
     """Name -> which shapes: polygons without area; boxes (the first four numbers of others) with none or less."""
-    if geometry is _POINT or not bins_AK.size:
+    if geometry is Geometry.POINT or not bins_AK.size:
         return {}
-    if geometry is _POLYGON:
+    if geometry is Geometry.POLYGON:
         return {"zero_area": doubled_areas(bins_AK) == 0}
     near_A2, far_A2 = bins_AK[:, :2], bins_AK[:, 2:4]
     return {"swapped_corners": (near_A2 > far_A2).any(axis=1), "zero_area": (near_A2 == far_A2).any(axis=1)}

@@ -86,8 +86,7 @@ def pairwise_values(result: ImageResult) -> np.ndarray:
         case Geometry.POINT:
             return pairwise_closeness(_bins(result, said_NK), _bins(result, truth_NK))
         case Geometry.POLYGON:
-            said_N, truth_N = np.meshgrid(regions(said_NK), regions(truth_NK), indexing="ij")
-            return region_iou(said_N.ravel(), truth_N.ravel()).reshape(said_N.shape)
+            return _pairwise_area_iou(said_NK, truth_NK)
     said_ABK, truth_ABK = np.broadcast_arrays(_told(said_NK)[:, None], _told(truth_NK)[None])
     return np.asarray(paired_oks(said_ABK, truth_ABK, _sigmas(result)))
 
@@ -102,8 +101,7 @@ def near_copies(result: ImageResult) -> np.ndarray:
             points_A2 = _bins(result, said_NK)
             return np.asarray(np.linalg.norm(points_A2[:, None] - points_A2[None, :], axis=-1) <= NEAR_BINS)
         case Geometry.POLYGON:
-            first_N, second_N = np.meshgrid(regions(said_NK), regions(said_NK), indexing="ij")
-            return (region_iou(first_N.ravel(), second_N.ravel()) > DUPLICATE_IOU).reshape(num, num)
+            return _pairwise_area_iou(said_NK, said_NK) > DUPLICATE_IOU
     first_L, second_L = (places.ravel() for places in np.indices((num, num)))
     told_NK = _told(said_NK)
     return (mutual_oks(told_NK[first_L], told_NK[second_L], _sigmas(result)) > DUPLICATE_IOU).reshape(num, num)
@@ -116,6 +114,12 @@ def areas(result: ImageResult) -> np.ndarray:
     if result.geometry is Geometry.POLYGON:
         return np.asarray(shapely.area(regions(result.said_NK)))
     return np.asarray(np.clip(result.said_NK[:, 2:BOX] - result.said_NK[:, :2], 0, None).prod(axis=1))
+
+
+def _pairwise_area_iou(first_NK: np.ndarray, second_NK: np.ndarray) -> np.ndarray:
+    """[A, B] IoU of what polygons enclose."""
+    first_AB, second_AB = np.meshgrid(regions(first_NK), regions(second_NK), indexing="ij")
+    return region_iou(first_AB.ravel(), second_AB.ravel()).reshape(first_AB.shape)
 
 
 def _bins(result: ImageResult, points_N2: np.ndarray) -> np.ndarray:

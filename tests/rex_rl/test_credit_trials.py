@@ -1,6 +1,7 @@
 """Credit trials: each differs from its run in its form of credit alone, and the table puts the best one first."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,23 @@ def test_a_run_without_an_sft_model_is_refused_by_its_folder(run: Path) -> None:
     (run / "stages" / "sft").rmdir()
     with pytest.raises(DataError, match=r"stages/sft: no such folder; a run whose SFT is done"):
         trial_config(run, "none", 30)
+
+
+def test_a_run_without_figures_is_refused_before_any_trial(run: Path) -> None:
+    """As one that was interrupted behind its SFT: the table could not be printed at the end."""
+    (run / SUMMARY).unlink()
+    with pytest.raises(DataError, match=r"summary\.json: no such file; a finished run is needed"):
+        trial_config(run, "none", 30)
+
+
+def test_a_figure_that_is_undefined_is_shown_as_such(run: Path, tmp_path: Path) -> None:
+    """A summary holds null where a figure has no value."""
+    trial = tmp_path / "a-credit-none"
+    trial.mkdir()
+    (trial / SUMMARY).write_text(json.dumps({"grpo": {"f1_miou": 0.53, "duplicate_rate": None}}))
+    found = read_trial(run, trial, "none")
+    lines = table([replace(found, credit=credit) for credit in CREDITS])
+    assert all(line.endswith("| 53.00 % | nan % |") for line in lines[2:-1])
 
 
 def test_a_trial_is_compared_with_the_sft_of_its_run(run: Path, tmp_path: Path) -> None:

@@ -352,8 +352,8 @@ def test_points_are_near_by_bins_and_closeness_counts_where_there_is_no_box() ->
 
 
 def test_polygons_are_compared_by_the_areas_they_enclose() -> None:
-    """A square, its lower half (IoU 1/2) and a triangle over 3/4 of it written with a vertex repeated: the half
-    counts at 0.5 alone; the square after a copy of it is a duplicate, whichever vertex comes first."""
+    """A square and its lower half (IoU 1/2), which counts at 0.5 alone; the square after a copy of it is a duplicate,
+    whichever vertex comes first."""
     square, turned = [0.0, 0, 10, 0, 10, 10, 0, 10], [10.0, 10, 0, 10, 0, 0, 10, 0]
     half = [0.0, 0, 10, 0, 10, 5, 0, 5]
 
