@@ -15,7 +15,6 @@ import errno
 import json
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +22,9 @@ from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from rex_rl.console import Console, Pace, make_console
 from rex_rl.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class StepTimer:
 class RunLog:
     """The log of one run; a context manager, which tells W&B whether the run failed."""
 
-    def __init__(self, folder: Path, *, tracker: "Tracker | None", console: "Console | None" = None) -> None:
+    def __init__(self, folder: Path, *, tracker: "Tracker | None", console: Console | None = None) -> None:
         """`console` None: a progress line where standard error is a terminal, else a line a step.
 
         Raises UserError where `folder` cannot be written to; after that, nothing.
@@ -195,90 +195,6 @@ def read_metrics(file: Path) -> list[dict[str, object]]:
     ]
 
 
-class Console(Protocol):
-    """Where a person follows the run: standard error, as standard output belongs to `--json`."""
-
-    def progress(self, stage: str, step: int, num_steps: int, text: str) -> None:
-        """`step` of `num_steps` is done."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-
-    def close(self) -> None:
-        """Nothing more will come."""
-
-
-class PlainConsole:
-    """One line a step, with the time of day: what a job log wants."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def progress(self, stage: str, step: int, num_steps: int, text: str) -> None:
-        """A line as any other."""
-        self.say(f"{stage} {step}/{num_steps}  {text}")
-
-    def say(self, text: str) -> None:
-        """One line. A stream that is closed or full is no reason to stop."""
-        with suppress(OSError, ValueError):
-            print(f"{time.strftime('%H:%M:%S')} {' '.join(text.split(chr(10)))}", file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """The stream is not ours."""
-
-
-class TerminalConsole:
-    """One progress line a stage at the bottom of a terminal, everything else scrolling above it."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.table import Column
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
-            console=RichConsole(file=stream, force_terminal=True),
-            refresh_per_second=2,
-            redirect_stdout=False,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def progress(self, stage: str, step: int, num_steps: int, text: str) -> None:
-        """Move the stage's line."""
-        with suppress(OSError, ValueError):
-            if stage not in self._tasks:
-                self._tasks[stage] = self._progress.add_task(stage, total=num_steps, completed=step, text=text)
-                self._progress.start()
-            self._progress.update(self._tasks[stage], completed=step, text=text, refresh=True)
-
-    def say(self, text: str) -> None:
-        """One line above."""
-        with suppress(OSError, ValueError):
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the lines as they stand."""
-        with suppress(OSError, ValueError):
-            self._progress.stop()
-
-
-class Pace:
-    """How long a stage still takes, from its first step in this process on."""
-
-    def __init__(self, first_step: int, seconds: float) -> None:
-        """The first step took `seconds` and is just over."""
-        self._num_before = first_step - 1
-        self._begun = time.monotonic() - seconds
-
-    def left(self, step: int, num_steps: int) -> str:
-        """In words, evaluations and checkpoints so far included in the pace: `12 min left`."""
-        per_step = (time.monotonic() - self._begun) / (step - self._num_before)
-        return f"{_duration(per_step * (num_steps - step))} left"
-
-
 class _LineFile:
     """Appends whole lines; the part of a line that a crash or a full disk left is taken back."""
 
@@ -323,11 +239,6 @@ class _LineFile:
     def close(self) -> None:
         """No more lines."""
         self._stream.close()
-
-
-def make_console() -> Console:
-    """The console that suits standard error."""
-    return TerminalConsole(sys.stderr) if sys.stderr.isatty() else PlainConsole(sys.stderr)
 
 
 def _named(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -381,15 +292,3 @@ def _figure(value: float) -> str:
     ('0.5123', '-1.5e-06', '128')
     """
     return f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    """Rounded as a person would say it.
-
-    >>> _duration(48.3), _duration(700), _duration(7500)
-    ('48 s', '12 min', '2 h 05 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
