@@ -34,6 +34,7 @@ TORCH_MODULES = {
     "rex_rl.lora",
     "rex_rl.model",
     "rex_rl.reference",
+    "rex_rl.shapes.dense_head",
     "rex_rl.shapes.muon",
     "rex_rl.shapes.pretrain",
     "rex_rl.shapes.tiny",

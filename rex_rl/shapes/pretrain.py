@@ -3,21 +3,19 @@
     python -m rex_rl.shapes.pretrain --out DIR --schedule dense:600,names:300,language:900,joint:3000
     python -m rex_rl.shapes.pretrain --out DIR --start rex_rl/shapes/base --schedule joint:900    # train it on
 
-The base learns some things about a picture, all in plain text: where the only object of a label is, or the leftmost of
-each that the user names ("no" where there is none), what stands at a point, which object of a label comes next to the
-right of one, and a description of everything, from left to right or name by name. It has never been asked for some
-labels and not for others, nor seen the grammar of an answer; SFT teaches those.
+What it is asked, all in plain text, stands in rex_rl/shapes/questions.py. It has never seen the grammar of an answer,
+nor been asked for some labels and not for others; SFT teaches those.
 
 Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
 each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
 (the linear head is thrown away); `names` and `language` train the language model alone, on pictures most of which the
 tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
 
-The shipped base came from several calls in that order while this file was being written: the early ones on a world of
-nine labels, with AdamW; the last six were `joint` with Muon, 135 minutes together on a busy machine, the last 40 with
-the questions as they stand here (`--schedule joint:2400 --learning-rate 5e-4 --muon-rate 1.5e-3`). Descriptions name by
-name came with those: before, SFT's model told the objects of all labels under one. The first line above, in one go, has
-not been run.
+The shipped base came from several calls in that order while this file was being written, on two cores: the early ones
+on a world of nine labels, with AdamW; then six of `joint` with Muon, 135 minutes together on a busy machine; and one of
+70 idle minutes with the questions and scenes as they stand here, the first with words (`--schedule joint:4200
+--learning-rate 5e-4 --muon-rate 1.5e-3 --seed 9`), in which the loss that it prints fell from 2.1 after 300 steps to
+1.2. The first line above, in one go, has not been run.
 """
 
 import argparse
@@ -32,99 +30,34 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from rex_rl.codec import quantise
 from rex_rl.model import ForwardInputs, ImagePreparer, answer_stats, collate, load_policy, pack_group
+from rex_rl.shapes.dense_head import CELLS, DenseHead
 from rex_rl.shapes.muon import Muon, split_weights
+from rex_rl.shapes.questions import Asked, ask_by_kind, ask_everything, ask_names
 from rex_rl.shapes.tiny import IMAGE_MEAN, IMAGE_STD, build_model, default_tokenizer, write_processor_files
-from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, Scene, SceneKind, draw_scene, sample_scene
+from rex_rl.shapes.world import (
+    LABELS,
+    Scene,
+    SceneKind,
+    draw_scene,
+    draw_words,
+    sample_scene,
+    sample_words,
+)
 from rex_rl.tasks import chat_prompt
 from rex_rl.vocabulary import NUM_BINS, Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-QUESTION = "Describe the picture."
-TURNS = (f"{QUESTION} {{}}.", "{}: where is the leftmost?", "The leftmost {}.", "Leftmost of each: {}. Then the rest.")
-NAME_START, NAME_END = "<|object_ref_start|>", "<|object_ref_end|>"
-CELLS = IMAGE_SIDE_PX // 28
-CROWDED = SceneKind(min_objects=1, column_share=0.25)
+CROWDED = SceneKind(min_objects=1)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
-NUM_NEXT = 3
-CAPTION_SHARE = 0.25
-"""Of the captions from left to right; the others go by name. Of nothing else a model learns to pass over labels."""
+WORDS_SHARE = 0.2
+"""Of the scenes that `joint` looks at; letters are told by the dense head first, and then read out within minutes."""
 BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
 """A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
-BELL_BINS, LOGIT_SCALE = 4.0, 8.0
-Question = tuple[str, str]
-"""(given, wanted) texts; only the wanted one is learned."""
-Asked = tuple[str, list[Question]]
-"""(the user's turn, what is asked under it)."""
 Ask = Callable[[np.random.Generator, Scene], Asked]
-
-
-def describe(scene: Scene) -> str:
-    """The caption of a scene: label and box of every object, from left to right.
-
-    >>> describe(Scene(labels=("red circle",), boxes_N4=np.array([[0.0, 0.0, 98.0, 196.0]])))
-    'red circle<0><0><500><999>'
-    """
-    bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    order = np.argsort(bins_N4[:, 0], kind="stable")  # ties stay in the scene's order, which says nothing
-    return ", ".join(f"{scene.labels[i]}" + "".join(f"<{value}>" for value in bins_N4[i]) for i in order)
-
-
-def describe_by_name(rng: np.random.Generator, scene: Scene) -> str:
-    """The caption told label after label, each from left to right; whatever is there, in any order of labels."""
-    bins_N4, boxes = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)), coordinates(scene)
-    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
-    names = [str(name) for name in rng.permutation(sorted(set(scene.labels)))]
-    return ". ".join(name + ", ".join(boxes[i] for i in order if scene.labels[i] == name) for name in names)
-
-
-def coordinates(scene: Scene) -> list[str]:
-    """The box of each object as four coordinate tokens."""
-    bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    return ["".join(f"<{value}>" for value in bins_4) for bins_4 in bins_N4]
-
-
-def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
-    """Where is the only object of a label; at least one question a scene, about the description if need be."""
-    boxes = zip(scene.labels, coordinates(scene), strict=True)
-    asked = [(f"the {label}", box) for label, box in boxes if scene.labels.count(label) == 1]
-    return QUESTION, asked or [("", describe(scene))]
-
-
-def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
-    """What is at a point, what comes next, the description, and where the leftmost of each name in the user's turn is.
-
-    The names teach to read: under one and the same question a model learns to ignore it. A name in the answer
-    stands between Qwen's own marks for one (`<|object_ref_start|>`), which a real base has seen too; under a mark of
-    ours it was learned just as well and then not used (150 SFT steps named the right label 3 times in 10).
-    """
-    boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    i = rng.integers(len(scene.labels))
-    x0, y0, x1, y1 = bins_N4[i]
-    x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
-    names = [str(name) for name in rng.permutation(LABELS)[: rng.integers(1, len(LABELS) + 1)]]
-    leftmost = {scene.labels[at]: boxes[at] for at in np.argsort(-bins_N4[:, 0], kind="stable")}
-    named = [f"{name}{NAME_END}{leftmost.get(name, ' no')}" for name in names]
-    turn = str(rng.choice(TURNS)).format(", ".join(names))
-    return turn, [
-        (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
-        *(ask_next(rng, scene, boxes, bins_N4) for _ in range(NUM_NEXT)),
-        (NAME_START, f", {NAME_START}".join(named)),
-        ("", describe(scene)) if rng.random() < CAPTION_SHARE else ("by name: ", describe_by_name(rng, scene)),
-    ]
-
-
-def ask_next(rng: np.random.Generator, scene: Scene, boxes: list[str], bins_N4: np.ndarray) -> Question:
-    """Which object of a label comes next, to the right of a given one."""
-    i = int(rng.integers(len(scene.labels)))
-    label = scene.labels[i] if rng.random() < 0.7 else str(rng.choice(LABELS))
-    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
-    behind = [j for j in order[order.index(i) + 1 :] if scene.labels[j] == label]
-    return f"right of{boxes[i]} {label}", boxes[behind[0]] if behind else " no"
 
 
 def distinct(scene: Scene) -> Scene:
@@ -133,10 +66,16 @@ def distinct(scene: Scene) -> Scene:
     return Scene(labels=tuple(scene.labels[i] for i in first), boxes_N4=scene.boxes_N4[first])
 
 
-def draw_batch(rng: np.random.Generator, size: int, *, share_distinct: float) -> list[tuple[Scene, Image.Image]]:
-    """Fresh scenes, never drawn twice; a share of them holds one object a label."""
+def draw_batch(
+    rng: np.random.Generator, size: int, *, share_distinct: float = 0.0, share_words: float = 0.0
+) -> list[tuple[Scene, Image.Image]]:
+    """Fresh scenes, never drawn twice; a share of them holds one object a label, another words."""
     drawn = []
     for _ in range(size):
+        if rng.random() < share_words:
+            scene = sample_words(rng)
+            drawn.append((scene, draw_words(rng, scene)))
+            continue
         scene = (
             distinct(sample_scene(rng, MANY_LABELS)) if rng.random() < share_distinct else sample_scene(rng, CROWDED)
         )
@@ -179,48 +118,6 @@ def language_inputs(
     return collate(layouts, [torch.empty(0)], list(grids_B3)), torch.from_numpy(np.concatenate(learned))
 
 
-class DenseHead(torch.nn.Module):
-    """What every image token is asked: is a centre in my cell, of which label, and where are the box's four sides.
-
-    Sides are told in the language model's own coordinate embeddings, so that what it later has to say is in the image
-    tokens already, one linear map away; targets are bells of a few bins, so that near is better than far.
-    """
-
-    bins_V: torch.Tensor
-    table_VH: torch.Tensor
-
-    def __init__(self, table_VH: torch.Tensor) -> None:
-        super().__init__()
-        width = table_VH.shape[1]
-        self.what = torch.nn.Linear(width, 1 + len(LABELS))
-        self.sides = torch.nn.Linear(width, 4 * width)
-        self.register_buffer("table_VH", table_VH.detach() / table_VH.detach().std())
-        self.register_buffer("bins_V", torch.arange(float(table_VH.shape[0])))
-
-    def loss(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Weighted sum of three cross-entropies, each a mean over the tokens it concerns."""
-        present_K = torch.zeros(features_KH.shape[0])
-        label_K = torch.zeros(features_KH.shape[0], dtype=torch.long)
-        sides_K4 = torch.zeros(features_KH.shape[0], 4)
-        for row, scene in enumerate(scenes):
-            bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-            for label, box_4, bins_4 in zip(scene.labels, scene.boxes_N4, bins_N4, strict=True):
-                column, line = (int((box_4[i] + box_4[i + 2]) / 2 // 28) for i in (0, 1))
-                cell = (row * CELLS + line) * CELLS + column
-                present_K[cell], label_K[cell] = 1.0, LABELS.index(label)
-                sides_K4[cell] = torch.from_numpy(bins_4)
-        there_K = present_K > 0
-        what = self.what(features_KH)
-        sides_MH = self.sides(features_KH[there_K]).unflatten(-1, (4, -1)).flatten(0, 1)
-        logits_MV = sides_MH @ self.table_VH.T / LOGIT_SCALE
-        bells_MV = (-0.5 * ((self.bins_V - sides_K4[there_K].flatten()[:, None]) / BELL_BINS) ** 2).softmax(dim=-1)
-        return (
-            torch.nn.functional.binary_cross_entropy_with_logits(what[:, 0], present_K)
-            + 0.3 * torch.nn.functional.cross_entropy(what[there_K, 1:], label_K[there_K])
-            + 0.5 * torch.nn.functional.cross_entropy(logits_MV, bells_MV)
-        )
-
-
 class Trainer:
     """The model, its throw-away dense head, and the loss of one step of each phase."""
 
@@ -233,7 +130,7 @@ class Trainer:
 
     def dense(self) -> torch.Tensor:
         """Vision tower alone, on crowded scenes."""
-        scenes, features_KH = self._look(32, share_distinct=0.0)
+        scenes, features_KH = self._look(32, share_words=WORDS_SHARE)
         return self.head.loss(features_KH, scenes)
 
     def names(self) -> torch.Tensor:
@@ -246,8 +143,8 @@ class Trainer:
 
     def joint(self) -> torch.Tensor:
         """Both at once, on fresh scenes."""
-        scenes, features_KH = self._look(BATCH, share_distinct=0.0)
-        return self._answer(scenes, features_KH, ask_everything) + 0.5 * self.head.loss(features_KH, scenes)
+        scenes, features_KH = self._look(BATCH, share_words=WORDS_SHARE)
+        return self._answer(scenes, features_KH, ask_by_kind) + 0.5 * self.head.loss(features_KH, scenes)
 
     def forget(self) -> None:
         """Drop the pictures looked at: the next phase wants others, or the tower has changed."""
@@ -261,8 +158,10 @@ class Trainer:
         picked = [*self._seen[-FRESH_PER_STEP:], *(self._seen[i] for i in again)]
         return self._answer([scene for scene, _ in picked], torch.cat([features for _, features in picked]), ask)
 
-    def _look(self, size: int, *, share_distinct: float) -> tuple[list[Scene], torch.Tensor]:
-        drawn = draw_batch(self._rng, size, share_distinct=share_distinct)
+    def _look(
+        self, size: int, *, share_distinct: float = 0.0, share_words: float = 0.0
+    ) -> tuple[list[Scene], torch.Tensor]:
+        drawn = draw_batch(self._rng, size, share_distinct=share_distinct, share_words=share_words)
         patches, grids_B3 = patchify([image for _, image in drawn])
         features = self.model.model.get_image_features(patches, torch.from_numpy(grids_B3)).pooler_output
         return [scene for scene, _ in drawn], torch.cat(features)
