@@ -1,9 +1,9 @@
 """The throw-away head that teaches the small base's vision tower: every image token tells what is in its cell."""
 
+import numpy as np
 import torch
 
-from rex_rl.codec import quantise
-from rex_rl.shapes.questions import is_written
+from rex_rl.shapes.questions import grid_boxes, is_written
 from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, LETTERS, Scene
 
 CELLS = IMAGE_SIDE_PX // 28
@@ -30,13 +30,12 @@ class DenseHead(torch.nn.Module):
         self.register_buffer("bins_V", torch.arange(float(table_VH.shape[0])))
 
     def loss(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Weighted sum of three cross-entropies, each a mean over the tokens it concerns."""
+        """Weighted sum of four cross-entropies, each a mean over the tokens it concerns."""
         present_K = torch.zeros(features_KH.shape[0])
         label_K = torch.zeros(features_KH.shape[0], dtype=torch.long)
         sides_K4 = torch.zeros(features_KH.shape[0], 4)
         for row, scene in enumerate(scenes):
-            bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-            for label, box_4, bins_4 in zip(scene.labels, scene.boxes_N4, bins_N4, strict=True):
+            for label, box_4, bins_4 in zip(scene.labels, scene.boxes_N4, grid_boxes(scene), strict=True):
                 column, line = (int((box_4[i] + box_4[i + 2]) / 2 // 28) for i in (0, 1))
                 cell = (row * CELLS + line) * CELLS + column
                 present_K[cell], label_K[cell] = 1.0, (*LABELS, label).index(label)  # all words are the last label
@@ -55,14 +54,13 @@ class DenseHead(torch.nn.Module):
 
     def _letter_loss(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
         """Which letter has its middle in each quarter of a cell; 0 is none. Asked of words alone."""
-        if not any(is_written(scene) for scene in scenes):
+        written_B = [is_written(scene) for scene in scenes]
+        if not any(written_B):
             return features_KH.new_zeros(())
         quarters_K4 = torch.zeros(features_KH.shape[0], 4, dtype=torch.long)
-        asked_K = torch.tensor([is_written(scene) for scene in scenes]).repeat_interleave(CELLS * CELLS)
-        for row, scene in enumerate(scenes):
-            if not is_written(scene):
-                continue
-            for word, (x0, y0, x1, y1) in zip(scene.labels, scene.boxes_N4, strict=True):
+        asked_K = torch.tensor(written_B).repeat_interleave(CELLS * CELLS)
+        for row in np.flatnonzero(written_B).tolist():
+            for word, (x0, y0, x1, y1) in zip(scenes[row].labels, scenes[row].boxes_N4, strict=True):
                 for i, letter in enumerate(word):
                     column, line = int((x0 + (i + 0.5) / len(word) * (x1 - x0)) // 14), int((y0 + y1) / 2 // 14)
                     cell = (row * CELLS + line // 2) * CELLS + column // 2

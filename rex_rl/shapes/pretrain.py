@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 CROWDED = SceneKind(min_objects=1)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
 WORDS_SHARE = 0.2
-"""Of the scenes that `joint` looks at; letters are told by the dense head first, and then read out within minutes."""
+"""Of the scenes that `dense` and `joint` look at."""
 BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
 """A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
@@ -129,7 +129,7 @@ class Trainer:
         self._seen: list[tuple[Scene, torch.Tensor]] = []
 
     def dense(self) -> torch.Tensor:
-        """Vision tower alone, on crowded scenes."""
+        """Vision tower alone, on crowded scenes and on words."""
         scenes, features_KH = self._look(32, share_words=WORDS_SHARE)
         return self.head.loss(features_KH, scenes)
 

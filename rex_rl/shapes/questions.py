@@ -29,23 +29,30 @@ def describe(scene: Scene) -> str:
     >>> describe(Scene(labels=("red circle",), boxes_N4=np.array([[0.0, 0.0, 98.0, 196.0]])))
     'red circle<0><0><500><999>'
     """
-    bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    order = np.argsort(bins_N4[:, 0], kind="stable")  # ties stay in the scene's order, which says nothing
-    return ", ".join(f"{scene.labels[i]}" + "".join(f"<{value}>" for value in bins_N4[i]) for i in order)
+    boxes = coordinates(scene)
+    return ", ".join(scene.labels[i] + boxes[i] for i in left_to_right(scene))
 
 
 def describe_by_name(rng: np.random.Generator, scene: Scene) -> str:
     """The caption told label after label, each from left to right; whatever is there, in any order of labels."""
-    bins_N4, boxes = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)), coordinates(scene)
-    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
+    boxes, order = coordinates(scene), left_to_right(scene)
     names = [str(name) for name in rng.permutation(sorted(set(scene.labels)))]
     return ". ".join(name + ", ".join(boxes[i] for i in order if scene.labels[i] == name) for name in names)
 
 
+def grid_boxes(scene: Scene) -> np.ndarray:
+    """[N, 4] the boxes in bins."""
+    return quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
+
+
 def coordinates(scene: Scene) -> list[str]:
     """The box of each object as four coordinate tokens."""
-    bins_N4 = quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
-    return ["".join(f"<{value}>" for value in bins_4) for bins_4 in bins_N4]
+    return ["".join(f"<{value}>" for value in bins_4) for bins_4 in grid_boxes(scene)]
+
+
+def left_to_right(scene: Scene) -> list[int]:
+    """The objects by x0; ties stay in the scene's order, which says nothing."""
+    return list(np.argsort(grid_boxes(scene)[:, 0], kind="stable").tolist())
 
 
 def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
@@ -62,7 +69,7 @@ def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
     stands between Qwen's own marks for one (`<|object_ref_start|>`), which a real base has seen too; under a mark of
     ours it was learned just as well and then not used (150 SFT steps named the right label 3 times in 10).
     """
-    boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
+    boxes, bins_N4 = coordinates(scene), grid_boxes(scene)
     i = rng.integers(len(scene.labels))
     x0, y0, x1, y1 = bins_N4[i]
     x, y = (int(low + (high - low) * rng.uniform(0.3, 0.7)) for low, high in ((x0, x1), (y0, y1)))
@@ -72,24 +79,24 @@ def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
     turn = str(rng.choice(TURNS)).format(", ".join(names))
     return turn, [
         (f"at<{x}><{y}>", f" {scene.labels[i]}{boxes[i]}"),
-        *(ask_next(rng, scene, boxes, bins_N4) for _ in range(NUM_NEXT)),
+        *(ask_next(rng, scene, boxes) for _ in range(NUM_NEXT)),
         (NAME_START, f", {NAME_START}".join(named)),
         ("", describe(scene)) if rng.random() < CAPTION_SHARE else ("by name: ", describe_by_name(rng, scene)),
     ]
 
 
-def ask_next(rng: np.random.Generator, scene: Scene, boxes: list[str], bins_N4: np.ndarray) -> Question:
+def ask_next(rng: np.random.Generator, scene: Scene, boxes: list[str]) -> Question:
     """Which object of a label comes next, to the right of a given one."""
     i = int(rng.integers(len(scene.labels)))
     label = scene.labels[i] if rng.random() < 0.7 else str(rng.choice(LABELS))
-    order = np.argsort(bins_N4[:, 0], kind="stable").tolist()
+    order = left_to_right(scene)
     behind = [j for j in order[order.index(i) + 1 :] if scene.labels[j] == label]
     return f"right of{boxes[i]} {label}", boxes[behind[0]] if behind else " no"
 
 
 def ask_words(rng: np.random.Generator, scene: Scene) -> Asked:
     """What is written at a point, where a word stands that is there once, and all words from left to right."""
-    boxes, bins_N4 = coordinates(scene), quantise(scene.boxes_N4, (IMAGE_SIDE_PX, IMAGE_SIDE_PX))
+    boxes, bins_N4 = coordinates(scene), grid_boxes(scene)
     asked = []
     for i in rng.integers(len(scene.labels), size=NUM_WORDS_ASKED):
         x0, y0, x1, y1 = bins_N4[i]
