@@ -43,7 +43,6 @@ class RewardWorker:
                 terms_G=dict(scores.terms_G),
                 gains_GN=scores.gains_GN,
                 shapes_G=tuple(shapes_G),
-                fault_cost_G=scores.fault_cost_G,
             )
             for shapes_G, scores in zip(
                 shapes_PG, self._rule.score(shapes_PG, truth_P, task=task, credit=self._credit), strict=True

@@ -100,7 +100,6 @@ def score_groups(
         gains_GN = tuple(_formula_gains(of, num, credit) for of, num in zip(formula_G, num_said_G, strict=True))
     terms_G["count_error"] = count_error(num_said_G, num_true_G)
     terms_G |= _text_terms(said_PG, overlaps_G, truth_P)
-    fault_cost_G = weights.format * terms_G["format"] * (name == "matched")
     ends_P = accumulate(map(len, said_PG), initial=0)
     return [
         GroupScores(
@@ -110,7 +109,6 @@ def score_groups(
             num_duplicates_G=num_duplicates_G[start:end],
             num_said_G=num_said_G[start:end],
             num_true=len(truth.labels),
-            fault_cost_G=fault_cost_G[start:end],
         )
         for (start, end), truth in zip(pairwise(ends_P), truth_P, strict=True)
     ]

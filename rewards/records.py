@@ -204,5 +204,3 @@ class GroupScores:
     """[G] decoded shapes whatever their label."""
     num_true: int
     """True shapes."""
-    fault_cost_G: FloatArray
-    """[G] what of the total an answer's faults of form took away; 0 under a formula that does not look at them."""

@@ -56,7 +56,6 @@ def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scor
             one,
             total_G=one.total_G / spreads[task],
             gains_GN=tuple(gains_N / spreads[task] for gains_N in one.gains_GN),
-            fault_cost_G=None if one.fault_cost_G is None else one.fault_cost_G / spreads[task],
         )
         for one, task in zip(scores, tasks_P, strict=True)
     ]
@@ -76,74 +75,12 @@ def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarr
     return credit_T - credit_T.mean()
 
 
-def placed_gains(gains_N: np.ndarray, shapes: Shapes, fault_cost: float) -> np.ndarray:
-    """[N + 1]: each shape's gain, less what a fault of form cost where it stands; the last entry is behind all shapes.
-
-    >>> spans_N2 = np.array([[0, 5], [5, 10]])
-    >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=("bad_count",),
-    ...                 fault_token=7)
-    >>> placed_gains(np.array([0.5, 0.25]), shapes, fault_cost=0.25).tolist()
-    [0.5, 0.0, 0.0]
-    """
-    entries = np.append(gains_N, 0.0)
-    if shapes.fault_token >= 0:
-        entries[np.searchsorted(shapes.spans_N2[:, 1], shapes.fault_token, side="right")] -= fault_cost
-    return entries
-
-
-def gains_to_go(entries_GM: Sequence[np.ndarray], *, discount: float) -> list[np.ndarray]:
-    """[G] of [N + 1]: what the rest of an answer still adds after i shapes, compared with the group at the same i.
-
-    Entry i is sum over j >= i of discount^(j - i) * entry_j of `placed_gains`, less the group's mean of that at i, in
-    which answers that had stopped by then count as having added nothing. So stopping where the others still gain is
-    blamed, and so is going on where they lose. With discount 1, entry 0 is the reward compared with the group.
-
-    >>> entries_GM = [np.array([0.5, 0.25, 0.0]), np.array([0.5, 0.0])]
-    >>> [row.tolist() for row in gains_to_go(entries_GM, discount=1.0)]
-    [[0.125, 0.125, 0.0], [-0.125, -0.125]]
-    """
-    sizes = [entries_M.size for entries_M in entries_GM]
-    to_go_GM = np.zeros((len(sizes), max(sizes)))
-    for row, entries_M in zip(to_go_GM, entries_GM, strict=True):
-        row[: entries_M.size] = entries_M
-    for i in range(to_go_GM.shape[1] - 2, -1, -1):
-        to_go_GM[:, i] += discount * to_go_GM[:, i + 1]
-    centred_GM = to_go_GM - to_go_GM.mean(axis=0)
-    return [row[:size] for row, size in zip(centred_GM, sizes, strict=True)]
-
-
-def shapes_before(shapes: Shapes, num_tokens: int) -> np.ndarray:
-    """[T] how many shapes were complete before each token: the token's place in the list of shapes.
-
-    >>> shapes = Shapes(labels=("a",), bins_NK=np.zeros((1, 4), int), spans_N2=np.array([[1, 3]]), faults=())
-    >>> shapes_before(shapes, 5)
-    array([0, 0, 0, 1, 1])
-    """
-    return np.searchsorted(shapes.spans_N2[:, 1], np.arange(num_tokens), side="right")
-
-
 def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
     """[G] of [T]: the advantage of every token under the configured credit.
 
     `none`: the group-relative reward on all tokens. `prefix`, `leave_one_out`: plus each shape's gain on its own
-    tokens, centred in the answer. `to_go`: a token gets what its answer still added from its place on, compared with
-    the group at that place: gains of shapes, and what its first fault of form cost where that stands. The rest of the
-    reward, which has no place (a missing `None`, a term of the user's own), goes to all its tokens.
+    tokens, centred in the answer.
     """
-    if config.credit == "to_go":
-        costs_G = np.zeros(len(scores.total_G)) if scores.fault_cost_G is None else scores.fault_cost_G
-        entries_GM = [
-            placed_gains(gains_N, shapes, cost)
-            for gains_N, shapes, cost in zip(scores.gains_GN, scores.shapes_G, costs_G, strict=True)
-        ]
-        rest_G = scores.total_G - np.array([entries_M.sum() for entries_M in entries_GM])
-        std = float(scores.total_G.std())
-        scale = std if config.normalise_std and std >= STD_FLOOR else 1.0  # equal rewards may come in another order
-        to_go = gains_to_go(entries_GM, discount=config.discount)
-        return [
-            (rest - rest_G.mean() + entries[shapes_before(shapes, length)]) / scale
-            for rest, entries, shapes, length in zip(rest_G, to_go, scores.shapes_G, lengths_G, strict=True)
-        ]
     advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
     if config.credit == "none":
         return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]

@@ -46,8 +46,6 @@ to spaces, commas between segments, and segments that are missing.
 UNDEFINED, COORDINATE, START, PHRASE_END, SHAPES_START, SHAPES_END, END, SPACE, COMMA, TEXT = b"?cOoBbE ,t"
 """What a token is to the grammar, as the letter it is written with."""
 
-UNKNOWN_TOKEN = -1
-"""Where a fault stands that is not known to stand anywhere."""
 MARK_TEXT = "\0"
 """What a mark of the grammar is in :attr:`TokenTable.texts`: nothing that JSON allows."""
 
@@ -112,15 +110,7 @@ class Remarks:
 
     phrases: list[str]
     absent: list[str]
-    faults: dict[str, int]
-    """Name -> the first token it stands at."""
-    phrase_tokens: list[int]
-    """Where each phrase stands."""
-
-    def fault(self, name: str, token: int) -> None:
-        """Name a fault."""
-        if token <= self.faults.get(name, token):
-            self.faults[name] = token
+    faults: set[str]
 
 
 class Ending(IntEnum):
@@ -161,22 +151,22 @@ class AnswerReader:
         `names` says how a shape's label reads where it is not its phrase.
         """
         self._names = names
-        self._origin, self._state, self._phrase, self._label = at, _OUTSIDE, "", ""
+        self._state, self._phrase, self._label = _OUTSIDE, "", ""
         self._text: list[int] = []
-        self._said = Remarks([], [], {}, [])
+        self._said = Remarks([], [], set())
         kinds = self._kinds
         end = kinds.find(END, at, stop)
         if end >= 0:
             stop = end
-        if (undefined := kinds.find(UNDEFINED, at, stop)) >= 0:
-            self._fault("undefined_id", undefined)
+        if kinds.find(UNDEFINED, at, stop) >= 0:
+            self._said.faults.add("undefined_id")
         while at < stop:
             segment = _SEGMENT.match(kinds, at, stop)
             at = self._read_marks(at, stop) if segment is None else self._read_segment(segment)
         if end < 0:
-            self._fault("truncated", stop)
+            self._said.faults.add("truncated")
         elif self._state != _OUTSIDE:
-            self._fault("broken_segment", stop)
+            self._said.faults.add("broken_segment")
         if self._state == _SHAPES:
             self._close(stop, _LIMITED if end < 0 else _BROKEN)
         return self._said
@@ -184,16 +174,15 @@ class AnswerReader:
     def _read_segment(self, segment: re.Match[bytes]) -> int:
         """A segment with all its marks; returns where it ends."""
         at, behind = segment.span(1)
-        self._name(at, self._token_bytes[8 * at : 8 * behind])
+        self._name(self._token_bytes[8 * at : 8 * behind])
         self._opened = behind + 1
         self._close(segment.end() - 1, _MARKED)
         return segment.end()
 
-    def _name(self, at: int, ids: bytes) -> None:
+    def _name(self, ids: bytes) -> None:
         self._phrase = phrase = self._phrase_of(ids)
         self._label = self._names.get(phrase, phrase)
         self._said.phrases.append(phrase)
-        self._said.phrase_tokens.append(at - self._origin)
 
     def _close(self, at: int, ending: Ending) -> None:
         """What a segment says ends here; without coordinates it must say `None`."""
@@ -201,14 +190,14 @@ class AnswerReader:
             self.segments.append(Segment(self._opened, at, ending))
             self.labels.append(self._label)
             return
-        if (comma := self._kinds.find(COMMA, self._opened, at)) >= 0:
-            self._fault("stray_tokens", comma)
+        if self._kinds.find(COMMA, self._opened, at) >= 0:
+            self._said.faults.add("stray_tokens")
         if ending is _MARKED:
             text = [i for i in range(self._opened, at) if self._kinds[i] == TEXT]
             if self._phrase_of(self._tokens_T[text].tobytes()) == ABSENT:
                 self._said.absent.append(self._phrase)
             else:
-                self._fault("broken_segment", at)
+                self._said.faults.add("broken_segment")
 
     def _read_marks(self, at: int, stop: int) -> int:
         """Read mark by mark until a segment ends; returns where."""
@@ -231,39 +220,36 @@ class AnswerReader:
         kinds = self._kinds[at:end]
         if self._state == _PHRASE:
             if COORDINATE in kinds:
-                self._fault("stray_tokens", at)
+                self._said.faults.add("stray_tokens")
             self._text += [i for i, kind in enumerate(kinds, at) if kind not in b"c?"]
         elif kinds.strip(b" ,?" if self._state == _OUTSIDE else b" ?"):
-            self._fault("stray_tokens", at)
-
-    def _fault(self, name: str, at: int) -> None:
-        self._said.fault(name, at - self._origin)
+            self._said.faults.add("stray_tokens")
 
     def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
             self._close(at, _BROKEN)
         if self._state != _OUTSIDE:
-            self._fault("broken_segment", at)
+            self._said.faults.add("broken_segment")
         self._state, self._text = _PHRASE, []
 
     def _object_end(self, at: int) -> None:
         if self._state != _PHRASE:
-            self._fault("stray_tokens", at)
+            self._said.faults.add("stray_tokens")
             return
-        self._name(at, self._tokens_T[self._text].tobytes())
+        self._name(self._tokens_T[self._text].tobytes())
         self._state = _LABELLED
 
     def _box_start(self, at: int) -> None:
         if self._state in (_PHRASE, _SHAPES):
-            self._fault("stray_tokens", at)
+            self._said.faults.add("stray_tokens")
             return
         if self._state == _OUTSIDE:
-            self._fault("broken_segment", at)
+            self._said.faults.add("broken_segment")
         self._state, self._opened = _SHAPES, at
 
     def _box_end(self, at: int) -> None:
         if self._state != _SHAPES:
-            self._fault("stray_tokens", at)
+            self._said.faults.add("stray_tokens")
             return
         self._close(at, _MARKED)
         self._state = _OUTSIDE

@@ -228,7 +228,7 @@ class Codec:
             num_numbers=None if size else cut.num_numbers_A.tolist(),
         )
         for fault, tokens_F in cut.faults.items():
-            decoded.blame(fault, np.searchsorted(tokens_at_G, tokens_F, side="right") - 1, tokens_F, tokens_at_G)
+            decoded.blame(fault, tokens_F, tokens_at_G)
         return decoded
 
     def _decode_keypoints(

@@ -239,19 +239,11 @@ class AdvantageConfig(Section):
     normalise_by_task: bool = False
     """First divide all rewards and gains of a task by the spread of its rewards within their groups, over the step, so
     that no task of a mix drowns another; with normalise_std, what is left to it are the gains."""
-    credit: Literal["none", "leave_one_out", "prefix", "to_go"] = "leave_one_out"
+    credit: Literal["none", "leave_one_out", "prefix"] = "leave_one_out"
     """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`) or its gain over the boxes
-    before it (`prefix`); or instead, what the answer still adds from there, compared with the group (`to_go`). The
-    paper's is `none`; the default won over three seeds (`rex-rl credits`)."""
+    before it (`prefix`). The paper's is `none`; the default won over three seeds (`rex-rl credits`)."""
     credit_weight: Weight = 1.0
     """Factor on the credit of `leave_one_out` and `prefix`."""
-    discount: Share = 1.0
-    """`to_go`: a gain counts less by this factor for every box that lies between."""
-
-    @property
-    def gains(self) -> str:
-        """The gains the reward workers compute for this credit: a key of `rewards.records.CREDITS`."""
-        return "prefix" if self.credit == "to_go" else self.credit
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {

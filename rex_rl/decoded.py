@@ -9,8 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rewards.terms import TRUNCATED
-from rex_rl.answer_reader import UNKNOWN_TOKEN, Remarks
+from rex_rl.answer_reader import Remarks
 from rex_rl.grid import MIN_POLYGON, doubled_areas
 from rex_rl.tasks import Geometry, Task
 from rex_rl.types import Shapes
@@ -30,20 +29,15 @@ class Decoded:
     num_numbers: list[int] | None = None
     """[A] how many numbers each shape has, where that differs."""
 
-    def blame(self, fault: str, answer_F: np.ndarray, tokens_F: np.ndarray, tokens_at_G: Sequence[int]) -> None:
-        """Name a fault of answers `answer_F` at `tokens_F`; both ascend, and only the first of an answer counts."""
-        if not answer_F.size:
-            return
-        is_first_F = np.append(True, answer_F[1:] > answer_F[:-1])
-        for answer, token in zip(answer_F[is_first_F].tolist(), tokens_F[is_first_F].tolist(), strict=True):
-            self.remarks_G[answer].fault(fault, token - tokens_at_G[answer])
+    def blame(self, fault: str, shapes_or_tokens_F: np.ndarray, at_G: Sequence[int]) -> None:
+        """Name a fault of the answers in which these shapes or tokens stand; `at_G` says where each answer's begin."""
+        for answer in set((np.searchsorted(at_G, shapes_or_tokens_F, side="right") - 1).tolist()):
+            self.remarks_G[answer].faults.add(fault)
 
     def shapes(self, tokens_at_G: Sequence[int], names_G: Sequence[Mapping[str, str]], task: Task) -> list[Shapes]:
         """One record an answer."""
         for fault, is_so_A in _area_faults(self.bins_AK, task.geometry).items():
-            shapes_F = is_so_A.nonzero()[0]
-            answer_F = np.searchsorted(self.shapes_at_G, shapes_F, side="right") - 1
-            self.blame(fault, answer_F, self.spans_A2[shapes_F, 0], tokens_at_G)
+            self.blame(fault, is_so_A.nonzero()[0], self.shapes_at_G)
         shapes_at_G = np.array(self.shapes_at_G)
         spans_A2 = self.spans_A2 - np.array(tokens_at_G[:-1]).repeat(shapes_at_G[1:] - shapes_at_G[:-1])[:, None]
         bins_GNK = [self.bins_AK[at:end] for at, end in pairwise(self.shapes_at_G)]
@@ -82,35 +76,19 @@ def _answer(
         phrases = said.absent
         is_repeated = len(phrases) + bool(labels) > 1
         if "" in labels:
-            said.fault("broken_segment", int(spans_N2[labels.index(""), 0]))
-        if "broken_segment" in faults and "" in phrases and "" not in names:  # `None` in front of every phrase
-            said.fault("unknown_label", faults["broken_segment"])
+            faults.add("broken_segment")
     else:
         is_repeated = len(set(phrases)) < len(phrases)
         if "broken_segment" in faults and "" in labels and "" not in names:  # shapes in front of every phrase
-            said.fault("unknown_label", int(spans_N2[labels.index(""), 0]))
+            faults.add("unknown_label")
     if is_repeated:
-        said.fault("repeated_label", _second_token(said))
-    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
-        if phrase not in names and phrase in phrases:
-            said.fault("unknown_label", token)
+        faults.add("repeated_label")
+    if any(phrase not in names for phrase in phrases):
+        faults.add("unknown_label")
     return Shapes(
         labels=labels,
         bins_NK=bins_NK,
         spans_N2=spans_N2,
         faults=tuple(sorted(faults)) if faults else (),
         absent=tuple([names.get(phrase, phrase) for phrase in said.absent]) if said.absent else (),
-        fault_token=min([at for fault, at in faults.items() if fault != TRUNCATED], default=UNKNOWN_TOKEN)
-        if faults
-        else UNKNOWN_TOKEN,
     )
-
-
-def _second_token(said: Remarks) -> int:
-    """Where a phrase stands that was said before, else the last one."""
-    seen: set[str] = set()
-    for phrase, token in zip(said.phrases, said.phrase_tokens, strict=True):
-        if phrase in seen:
-            return token
-        seen.add(phrase)
-    return said.phrase_tokens[-1] if said.phrase_tokens else UNKNOWN_TOKEN

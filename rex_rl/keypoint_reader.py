@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from rex_rl.answer_reader import ABSENT, END, UNDEFINED, UNKNOWN_TOKEN, Remarks
+from rex_rl.answer_reader import ABSENT, END, UNDEFINED, Remarks
 from rex_rl.grid import UNSEEN_BIN
 from rex_rl.vocabulary import text_of
 
@@ -73,10 +73,7 @@ class KeypointReader:
         else:
             self._check_form(text, [*(head[1] for head in heads), *self._absent])
         self.labels += [names.get(label, label) for label in self._said]
-        phrases = [*dict.fromkeys(self._said), *self._absent]
-        return Remarks(
-            phrases, self._absent, dict.fromkeys(self._faults, UNKNOWN_TOKEN), [UNKNOWN_TOKEN] * len(phrases)
-        )
+        return Remarks([*dict.fromkeys(self._said), *self._absent], self._absent, self._faults)
 
     def _read_instances(self, heads: list[re.Match[str]], offsets: list[int], origin: int, *, is_cut: bool) -> None:
         """`offsets` says where in the text each token begins, `is_cut` whether the limit cut the last instance."""

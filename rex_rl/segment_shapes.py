@@ -29,7 +29,7 @@ class SegmentShapes:
     number_tokens_C: np.ndarray
     """The tokens of their coordinates, one shape's behind the other's."""
     faults: dict[str, np.ndarray]
-    """Name -> every token that such a fault stands at, sorted."""
+    """Name -> the tokens that such faults stand at."""
 
 
 def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -> SegmentShapes:
@@ -79,7 +79,7 @@ def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -
         is_behind_X = num_before_T[text_X] > num_before_T[opened_S[segment_X]]
         is_beside_X = ~is_behind_X & (ending_S[segment_X] == Ending.MARK)
         strays = [faults.get("stray_tokens", text_X[:0]), text_X[is_behind_X], closed_S[segment_X[is_beside_X]]]
-        faults["stray_tokens"] = np.sort(np.concatenate(strays))
+        faults["stray_tokens"] = np.concatenate(strays)
     return SegmentShapes(
         segment_A=segment_P[is_right_P],
         spans_A2=np.array([starts_P[is_right_P], ends_P[is_right_P]]).T,

@@ -146,8 +146,6 @@ class Shapes:
     """Named faults of the answer, see `rex_rl.codec.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()
     """Categories answered `None`."""
-    fault_token: int = -1
-    """The token at which the first fault but truncation stands; -1 where there is none, or it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,8 +157,6 @@ class Scores:
     gains_GN: tuple[np.ndarray, ...]
     """[G] of [N]: what each said shape added to the reward, in the order written; empty where credit is off."""
     shapes_G: tuple[Shapes, ...]
-    fault_cost_G: np.ndarray | None = None
-    """[G] what of the total its faults of form cost each answer; None: not told apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

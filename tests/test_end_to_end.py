@@ -102,7 +102,7 @@ def small_runs(
             f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
             "data.shapes={num_train: 3, num_heldout: 2}",
             "grpo.prompts_per_step=6",
-            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go}",
+            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: prefix}",
         ),
     }
 

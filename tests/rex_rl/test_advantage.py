@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 
 from rex_rl.advantage import (
     box_credit,
-    gains_to_go,
     group_advantages,
     in_task_units,
     overlong_penalty,
-    shapes_before,
     token_advantages,
     token_weights,
     train_groups,
@@ -24,7 +22,7 @@ from rex_rl.types import Scores
 from tests import fakes
 
 GAINS = st.lists(st.floats(-1, 1), max_size=6).map(np.array)
-CREDITS = ("none", "prefix", "leave_one_out", "to_go")
+CREDITS = ("none", "prefix", "leave_one_out")
 
 
 def evenly_spanned(num_shapes: int) -> list[tuple[int, int]]:
@@ -82,50 +80,6 @@ def test_box_credit_has_mean_zero_over_the_answer(gains_N: np.ndarray, num_more:
     assert np.allclose(at_shapes_N - at_shapes_N[:1], gains_N - gains_N[:1])
 
 
-@given(st.lists(GAINS, min_size=1, max_size=8), st.floats(0, 1))
-def test_what_is_to_go_is_compared_at_the_same_place(gains: list[np.ndarray], discount: float) -> None:
-    """At each index the mean over the group, answers that have stopped counting as nothing, is taken off."""
-    rows = gains_to_go([np.append(gains_N, 0.0) for gains_N in gains], discount=discount)
-    assert [row.size for row in rows] == [gains_N.size + 1 for gains_N in gains]
-    for i in range(max(row.size for row in rows)):
-        to_go = [sum(discount**k * gain for k, gain in enumerate(gains_N[i:])) for gains_N in gains]
-        for row, value in zip(rows, to_go, strict=True):
-            if i < row.size:
-                assert row[i] == pytest.approx(value - np.mean(to_go), abs=1e-9)
-
-
-def test_stopping_where_others_gain_is_blamed() -> None:
-    """And so is going on where the others lose: the last entry is the decision to stop."""
-    stopped, went_on = gains_to_go([np.array([0.5, 0]), np.array([0.5, 0.25, 0])], discount=1.0)
-    assert stopped[-1] == -0.125
-    assert went_on.tolist() == [0.125, 0.125, 0.0]
-    wise, _ = gains_to_go([np.array([0.5, 0]), np.array([0.5, -0.25, 0])], discount=1.0)
-    assert wise[-1] == 0.125
-
-
-def test_a_fault_is_blamed_where_it_stands() -> None:
-    """Its cost falls on the tokens of that place and, discounted, on those before; the rest of the answer is spared."""
-    broken = replace(fakes.shapes(evenly_spanned(2), faults=("stray_tokens",)), fault_token=14)  # behind both shapes
-    scores = Scores(
-        total_G=np.array([0.5, 0.25]),
-        terms_G={},
-        gains_GN=(np.array([0.25, 0.25]),) * 2,
-        shapes_G=(fakes.shapes(evenly_spanned(2)), broken),
-        fault_cost_G=np.array([0.0, 0.25]),
-    )
-    config = AdvantageConfig(credit="to_go", discount=0.1, normalise_std=False)
-    well, ill = token_advantages(scores, lengths_of(scores), config)
-    assert ill == pytest.approx([-0.00125] * 8 + [-0.0125] * 5 + [-0.125] * 2)
-    assert well == pytest.approx(-ill)
-
-
-def test_the_stop_entry_stands_behind_the_last_shape() -> None:
-    """From the first token after the last shape on; an answer without shapes has only that entry."""
-    assert shapes_before(fakes.shapes([(3, 8), (8, 13)]), 15).tolist() == [0] * 8 + [1] * 5 + [2] * 2
-    assert shapes_before(fakes.shapes(), 3).tolist() == [0, 0, 0]
-    assert shapes_before(fakes.shapes([(3, 8)]), 8).tolist() == [0] * 8  # cut behind its last shape
-
-
 @given(st.lists(st.tuples(st.floats(-1, 1), GAINS), min_size=2, max_size=8), st.sampled_from(CREDITS))
 def test_every_credit_gives_each_token_a_bounded_advantage(drawn: list[tuple[float, np.ndarray]], credit: str) -> None:
     scores = scores_of([total for total, _ in drawn], [gains_N.tolist() for _, gains_N in drawn])
@@ -135,29 +89,11 @@ def test_every_credit_gives_each_token_a_bounded_advantage(drawn: list[tuple[flo
     assert np.abs(np.concatenate(rows)).max() <= 2 * (1 + 2 * 6)
 
 
-@pytest.mark.parametrize("credit", ["none", "to_go"])
-def test_a_group_that_earned_and_said_the_same_teaches_nothing(credit: str) -> None:
+def test_without_credit_a_group_that_earned_the_same_teaches_nothing() -> None:
     """Under the other two a shape is still compared with the rest of its own answer."""
     scores = scores_of([0.5, 0.5], [[0.3, 0.3], [0.3, 0.3]])
-    for row in token_advantages(scores, lengths_of(scores), AdvantageConfig(credit=credit)):
+    for row in token_advantages(scores, lengths_of(scores), AdvantageConfig(credit="none")):
         assert not row.any()
-
-
-@pytest.mark.parametrize("normalise_std", [True, False])
-def test_equal_rewards_in_another_order_stay_small(normalise_std: bool) -> None:
-    """Without a spread of the totals nothing is divided by it: the gains' own scale remains."""
-    scores = scores_of([0.5, 0.5], [[0.5, 0.0], [0.0, 0.5]])
-    config = AdvantageConfig(credit="to_go", normalise_std=normalise_std)
-    rows = token_advantages(scores, lengths_of(scores), config)
-    assert np.abs(np.concatenate(rows)).max() <= 0.5
-
-
-@given(st.lists(GAINS, min_size=2, max_size=6))
-def test_to_go_starts_from_the_reward(gains: list[np.ndarray]) -> None:
-    """Undiscounted, the tokens up to the first shape's end get the whole reward compared with the group."""
-    scores = scores_of([gains_N.sum() + 0.1 * i for i, gains_N in enumerate(gains)], [list(one) for one in gains])
-    rows = token_advantages(scores, lengths_of(scores), AdvantageConfig(credit="to_go", normalise_std=False))
-    assert [row[0] for row in rows] == pytest.approx(list(scores.total_G - scores.total_G.mean()), abs=1e-9)
 
 
 def test_box_credit_comes_on_top_of_the_group_advantage() -> None:

@@ -115,7 +115,7 @@ def test_a_wrong_value_is_named_with_its_limit_and_its_place(file: Path, overrid
     [
         ([], ("sequence_mean", 0.2, 0.3, True, "k3", 5.0)),
         (["grpo.algorithm=dr_grpo"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
-        (["grpo.algorithm=dr_grpo", "grpo.advantage.discount=0.5"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
+        (["grpo.algorithm=dr_grpo", "grpo.advantage.credit_weight=0.5"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
         (["grpo.algorithm=dapo"], ("token_mean", 0.2, 0.28, True, "k3", 5.0)),
         (["grpo.algorithm=gspo"], ("sequence_mean", 3e-4, 4e-4, True, "k3", 5.0)),
         (["grpo.algorithm=cispo", "grpo.clip_high=2"], ("token_mean", 1.0, 2.0, True, "k3", 5.0)),

@@ -178,7 +178,6 @@ def test_switched_on_at_a_resume_it_counts_from_there(tmp_path: Path) -> None:
         ([0.3, np.nan], 0.0, {}, True),
         ([0.3, 0.3], 0.2, {"advantage": AdvantageConfig(credit="leave_one_out")}, True),
         ([0.3, 0.3], 0.0, {"advantage": AdvantageConfig(credit="leave_one_out")}, False),
-        ([0.3, 0.3], 0.0, {"advantage": AdvantageConfig(credit="to_go")}, False),
         ([0.3, 0.3], 0.0, {"max_answer_tokens": 5, "overlong_buffer": 3}, True),
     ],
 )

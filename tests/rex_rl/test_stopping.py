@@ -112,7 +112,7 @@ def test_a_process_ends_with_143_whatever_it_does(root: Path, hangs: bool) -> No
                     time.sleep(30)
                 finally:
                     print("closing", flush=True)
-                    time.sleep(30 if {hangs} else 0)
+                    time.sleep(90 if {hangs} else 0)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(stopped.exit_status)
@@ -127,7 +127,7 @@ def test_a_process_ends_with_143_whatever_it_does(root: Path, hangs: bool) -> No
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert out == "closing\n"
     assert "submit the same command again: it goes on from its beginning" in err
