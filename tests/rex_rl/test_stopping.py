@@ -109,7 +109,7 @@ def test_a_process_ends_with_143_whatever_it_does(root: Path, hangs: bool) -> No
             with stop.listening():
                 print("ready", flush=True)
                 try:
-                    time.sleep(30)
+                    time.sleep(90)
                 finally:
                     print("closing", flush=True)
                     time.sleep(90 if {hangs} else 0)
