@@ -126,6 +126,8 @@ _MARKED, _BROKEN, _LIMITED = Ending
 class Segment(NamedTuple):
     """Coordinates inside a segment, with what stands between them; its phrase is in `AnswerReader.labels`."""
 
+    begun: int
+    """The first token behind the segment before it."""
     opened: int
     """The token of the mark in front of its shapes."""
     closed: int
@@ -175,7 +177,7 @@ class AnswerReader:
         """A segment with all its marks; returns where it ends."""
         at, behind = segment.span(1)
         self._name(self._token_bytes[8 * at : 8 * behind])
-        self._opened = behind + 1
+        self._begun, self._opened = segment.start(), behind + 1
         self._close(segment.end() - 1, _MARKED)
         return segment.end()
 
@@ -187,7 +189,7 @@ class AnswerReader:
     def _close(self, at: int, ending: Ending) -> None:
         """What a segment says ends here; without coordinates it must say `None`."""
         if self._kinds.find(COORDINATE, self._opened, at) >= 0:
-            self.segments.append(Segment(self._opened, at, ending))
+            self.segments.append(Segment(self._begun, self._opened, at, ending))
             self.labels.append(self._label)
             return
         if self._kinds.find(COMMA, self._opened, at) >= 0:
@@ -201,7 +203,7 @@ class AnswerReader:
 
     def _read_marks(self, at: int, stop: int) -> int:
         """Read mark by mark until a segment ends; returns where."""
-        kinds = self._kinds
+        kinds, self._begun = self._kinds, at
         for mark in _MARK.finditer(kinds, at, stop):
             place = mark.start()
             if place > at:
@@ -228,6 +230,7 @@ class AnswerReader:
     def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
             self._close(at, _BROKEN)
+            self._begun = at
         if self._state != _OUTSIDE:
             self._said.faults.add("broken_segment")
         self._state, self._text = _PHRASE, []

@@ -217,7 +217,7 @@ class Codec:
             for (at, end), names in zip(pairwise(tokens_at_G), names_G, strict=True)
         ]
         size = task.geometry.size
-        cut = cut_shapes(reader.segments, kinds, size=size)
+        cut = cut_shapes(reader.segments, kinds, size=size, reads_text=task.reads_text)
         bins_C = tokens_T[cut.number_tokens_C] - self._table.first_coordinate_id
         decoded = Decoded(
             remarks_G=remarks_G,

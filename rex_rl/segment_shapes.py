@@ -1,7 +1,8 @@
 """Cuts what stands inside segments into shapes, for all answers at once.
 
 A shape ends at a comma, at the end of its segment, or at the end of the answer, so one bad shape never shifts the next.
-Its span starts at the mark or comma before it: whoever continues a list does so for that shape.
+Its span starts at the mark or comma before it: whoever continues a list does so for that shape. In tasks that read
+text the span of a segment's first shape starts with the segment, as its phrase is what that shape holds.
 
 Axes: T tokens of all answers, S segments with coordinates, P parts between commas, A shapes, C coordinates.
 """
@@ -32,16 +33,18 @@ class SegmentShapes:
     """Name -> the tokens that such faults stand at."""
 
 
-def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -> SegmentShapes:
+def cut_shapes(
+    segments: Sequence[Segment], kinds: bytes, *, size: int | None, reads_text: bool = False
+) -> SegmentShapes:
     """The shapes of `size` coordinates, or the polygons where that is None; each segment holds a coordinate.
 
-    >>> shapes = cut_shapes([Segment(0, 10, Ending.MARK)], b"Bcc,ccc,ccb", size=2)
+    >>> shapes = cut_shapes([Segment(0, 0, 10, Ending.MARK)], b"Bcc,ccc,ccb", size=2)
     >>> shapes.spans_A2.tolist(), shapes.number_tokens_C.tolist()
     ([[0, 3], [7, 10]], [1, 2, 8, 9])
     >>> {name: tokens_F.tolist() for name, tokens_F in shapes.faults.items()}
     {'bad_count': [4], 'stray_tokens': []}
     """
-    opened_S, closed_S, ending_S = np.array(segments, dtype=np.int64).reshape(-1, 3).T
+    begun_S, opened_S, closed_S, ending_S = np.array(segments, dtype=np.int64).reshape(-1, 4).T
     kinds_T = np.frombuffer(kinds, dtype=np.uint8)
     step_T = np.zeros(kinds_T.size + 1, dtype=np.int8)
     step_T[opened_S + 1], step_T[closed_S] = 1, -1
@@ -80,6 +83,9 @@ def cut_shapes(segments: Sequence[Segment], kinds: bytes, *, size: int | None) -
         is_beside_X = ~is_behind_X & (ending_S[segment_X] == Ending.MARK)
         strays = [faults.get("stray_tokens", text_X[:0]), text_X[is_behind_X], closed_S[segment_X[is_beside_X]]]
         faults["stray_tokens"] = np.concatenate(strays)
+    if reads_text:
+        is_first_P = starts_P == opened_S[segment_P]
+        starts_P[is_first_P] = begun_S[segment_P[is_first_P]]
     return SegmentShapes(
         segment_A=segment_P[is_right_P],
         spans_A2=np.array([starts_P[is_right_P], ends_P[is_right_P]]).T,

@@ -141,7 +141,8 @@ class Shapes:
     repeated; [0, 6] for none. Key points have their box and then 2 for each of the J, -1 where one cannot be seen.
     """
     spans_N2: np.ndarray
-    """int64 [N, 2] tokens [start, end) of each shape, the separator before it included."""
+    """int64 [N, 2] tokens [start, end) of each shape, the separator before it included; in tasks that read text, all in
+    front of it that says its text."""
     faults: tuple[str, ...]
     """Named faults of the answer, see `rex_rl.codec.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from rex_rl.codec import (
 from rex_rl.shapes.tiny import default_tokenizer
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Object, Record, Shapes
-from rex_rl.vocabulary import Vocabulary
+from rex_rl.vocabulary import BOX_END, BOX_START, OBJECT_END, OBJECT_START, Vocabulary
 from tests import fakes
 from tests.examples import examples
 
@@ -188,6 +188,26 @@ def test_spans_cover_a_shape_and_the_separator_before_it(codec: Codec, vocabular
     shapes = codec.decode(tokens_T, task=TASKS["detection"], categories=("red circle",))
     covered = [vocabulary.decode(tokens_T[start:end].tolist()) for start, end in shapes.spans_N2]
     assert covered == ["<|box_start|><0><0><9><9>", ",<20><0><29><9>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[ACE]{<0><0><9><9>}, [BE]{<2><0><9><9>}", ["[ACE]{<0><0><9><9>", ", [BE]{<2><0><9><9>"]),
+        ("[ACE]{<0><0><9><9>,<5><0><9><9>}", ["[ACE]{<0><0><9><9>", ",<5><0><9><9>"]),
+        ("[ACE]{<0><0><9>,<5><0><9><9>}", [",<5><0><9><9>"]),  # the text's own shape is broken
+        ("[ACE]{<0><0><9><9>, [BE]{<2><0><9><9>}", ["[ACE]{<0><0><9><9>", "[BE]{<2><0><9><9>"]),
+    ],
+)
+def test_where_tasks_read_text_the_text_is_part_of_the_span(
+    codec: Codec, vocabulary: Vocabulary, text: str, expected: list[str]
+) -> None:
+    """Reading is part of the answer, so what a shape earned goes to its text too."""
+    marks = str.maketrans({"[": OBJECT_START, "]": OBJECT_END, "{": BOX_START, "}": BOX_END})
+    tokens = vocabulary.encode(text.translate(marks))
+    shapes = codec.decode(tokens, task=TASKS["ocr_box"], categories=("word",))
+    covered = [vocabulary.decode(tokens[start:end]) for start, end in shapes.spans_N2]
+    assert covered == [one.translate(marks) for one in expected]
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))

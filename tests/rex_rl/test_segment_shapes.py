@@ -10,7 +10,7 @@ BOX = 4
 
 def cut(text: str, ending: Ending = Ending.MARK, *, size: int | None = BOX) -> SegmentShapes:
     """One segment: B, what is said (c a coordinate, t text, a space), and whatever stands behind it."""
-    return cut_shapes([Segment(0, len(text) - 1, ending)], text.encode(), size=size)
+    return cut_shapes([Segment(0, 0, len(text) - 1, ending)], text.encode(), size=size)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,11 @@ def test_polygons_are_whatever_has_three_whole_vertices() -> None:
 def test_segments_keep_to_themselves() -> None:
     """The second begins where the first one's answer was cut; nothing between segments is looked at."""
     kinds = b"Bcccc,ccBcccct,cctccc,Bcccc"
-    segments = [Segment(0, 8, Ending.LIMIT), Segment(8, 14, Ending.BREAK), Segment(22, 27, Ending.LIMIT)]
+    segments = [
+        Segment(0, 0, 8, Ending.LIMIT),
+        Segment(8, 8, 14, Ending.BREAK),
+        Segment(20, 22, 27, Ending.LIMIT),
+    ]
     shapes = cut_shapes(segments, kinds, size=BOX)
     assert shapes.segment_A.tolist() == [0, 1, 2]
     assert shapes.spans_A2.tolist() == [[0, 5], [8, 14], [22, 27]]

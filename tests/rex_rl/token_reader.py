@@ -27,6 +27,7 @@ class TokenReader:
 
     vocabulary: Vocabulary
     size: int | None
+    reads_text: bool
     labels: list[str] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
     spans: list[list[int]] = field(default_factory=list)
@@ -35,6 +36,8 @@ class TokenReader:
     faults: set[str] = field(default_factory=set)
     state: str = "outside"
     phrase: str = ""
+    behind: int = 0
+    """The first token behind the segment before."""
     start: int = 0
     text: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -71,6 +74,7 @@ class TokenReader:
         elif kind == OBJECT_START:
             if self.state == "shapes":
                 self.close_shape(at)
+                self.behind = at
             if self.state != "outside":
                 self.faults.add("broken_segment")
             self.state, self.text = "phrase", []
@@ -81,7 +85,8 @@ class TokenReader:
         elif kind == BOX_START and self.state in ("outside", "labelled"):
             if self.state == "outside":
                 self.faults.add("broken_segment")
-            self.state, self.text, self.start, self.says_shape = "shapes", [], at, False
+            self.state, self.text, self.says_shape = "shapes", [], False
+            self.start = self.behind if self.reads_text else at
         elif kind == BOX_END and self.state == "shapes":
             self.end_segment(at)
         elif self.state == "phrase" and kind in ("text", "comma", "space"):
@@ -90,6 +95,8 @@ class TokenReader:
             self.step_in_shapes(kind, at, token)
         elif kind != "space" and not (kind == "comma" and self.state == "outside"):
             self.faults.add("stray_tokens")
+        if kind in (OBJECT_END, BOX_END) and self.state == "outside":
+            self.behind = at + 1
 
     def step_in_shapes(self, kind: str, at: int, token: int) -> None:
         if kind == "coordinate":
@@ -138,7 +145,7 @@ def read_slowly(
     vocabulary: Vocabulary, tokens: Sequence[int], *, task: Task, categories: Sequence[str]
 ) -> tuple[list[str], list[list[int]], list[list[int]], set[str], list[str]]:
     """(labels, shapes, spans, faults, absent), everything as `Codec.decode` has it; polygons are not padded."""
-    reader = TokenReader(vocabulary, task.geometry.size)
+    reader = TokenReader(vocabulary, task.geometry.size, task.reads_text)
     reader.read(tokens)
     faults, asked = reader.faults, dict(zip(task.phrases(categories), categories, strict=True))
     for shape in reader.shapes:
