@@ -84,7 +84,7 @@ def _judged_by(record: Record) -> Geometry:
 
 
 def write_samples(file: Path, records: Sequence[Record], results: Sequence[ImageResult]) -> None:
-    """One JSON line an image: its path, its truth, what was said."""
+    """One JSON line an image: its path, its truth, what was said. Unrounded: a point at a box's edge could move out."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         {
@@ -119,7 +119,7 @@ _KEYS = {Geometry.BOX: "bbox", Geometry.POINT: "point", Geometry.POLYGON: "polyg
 
 def _shapes(labels: Sequence[str], shapes_NK: np.ndarray, geometry: Geometry) -> list[dict[str, object]]:
     return [
-        {"label": label, _KEYS[geometry]: [None if math.isnan(value) else round(value, 2) for value in shape]}
+        {"label": label, _KEYS[geometry]: [None if math.isnan(value) else value for value in shape]}
         for label, shape in zip(labels, shapes_NK.tolist(), strict=True)
     ]
 

@@ -132,6 +132,5 @@ def test_samples_come_back(tmp_path: Path, said: int) -> None:
     assert image == "/images/r0.png"
     assert (back.image_id, back.width, back.height, back.faults) == ("r0", 100, 80, ("truncated",))
     assert (back.said_labels, back.truth_labels) == (result.said_labels, result.truth_labels)
-    np.testing.assert_allclose(back.said_NK, result.said_NK, atol=0.005)
-    np.testing.assert_allclose(back.truth_NK, result.truth_NK, atol=0.006)
-    assert json.loads(file.read_text())["truth"] == [{"label": "cat", "bbox": [0.12, 5.0, 8.0, 60.0]}]
+    assert (back.said_NK.tolist(), back.truth_NK.tolist()) == (result.said_NK.tolist(), result.truth_NK.tolist())
+    assert json.loads(file.read_text())["truth"] == [{"label": "cat", "bbox": [0.125, 5.0, 8.0, 60.0]}]
