@@ -29,9 +29,11 @@ class Decoded:
     num_numbers: list[int] | None = None
     """[A] how many numbers each shape has, where that differs."""
 
-    def blame(self, fault: str, shapes_or_tokens_F: np.ndarray, at_G: Sequence[int]) -> None:
-        """Name a fault of the answers in which these shapes or tokens stand; `at_G` says where each answer's begin."""
-        for answer in set((np.searchsorted(at_G, shapes_or_tokens_F, side="right") - 1).tolist()):
+    def blame(self, fault: str, places_F: np.ndarray, at_G: Sequence[int]) -> None:
+        """Name a fault of the answers that it stands in: at these of all tokens or shapes, of which each answer's begin
+        at `at_G`.
+        """
+        for answer in set((np.searchsorted(at_G, places_F, side="right") - 1).tolist()):
             self.remarks_G[answer].faults.add(fault)
 
     def shapes(self, tokens_at_G: Sequence[int], names_G: Sequence[Mapping[str, str]], task: Task) -> list[Shapes]:
