@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml .ci/install
 	.ci/install $(VENV)
 	@touch $@
 
-quickstart: $(STAMP) ## SFT, then GRPO, on the synthetic world: about 12 minutes on two cores
+quickstart: $(STAMP) ## SFT, then GRPO, on the synthetic world: minutes on two cores
 	rex-rl train configs/quickstart.yaml
 
 # Engines measure themselves against the clock and want the cores alone; both parts run, whatever the first one finds.

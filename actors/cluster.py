@@ -10,14 +10,15 @@ from ray.actor import ActorHandle
 from actors.engine import EngineOptions
 from actors.learner import LearnerRank, Seat
 from actors.monitor import Monitor
-from actors.placement import plan_actors, require_placeable
-from actors.pools import RayLearner, RayRewardPool
+from actors.placement import join, plan_actors, require_placeable
+from actors.pools import RayLearner, RayRewardPool, get_all
 from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
 from actors.worker import CONCURRENCY_GROUPS, FolderWeights, PoolLimits
 from rex_rl.config import Config, RolloutConfig
+from rex_rl.errors import LearnerLostError
 from rex_rl.reward_rule import RewardRule
 
 MAX_EVALUATED = 512
@@ -47,12 +48,17 @@ class Cluster:
             tell=tell,
             deterministic=config.deterministic,
         )
-        rewards = self._reward_workers() if "reward" in roles else []
-        self.rewards = RayRewardPool(rewards)
+        self._scorers = self._reward_workers() if "reward" in roles else []
+        self.rewards = RayRewardPool(self._scorers)
         self.learner = RayLearner(self._learner_ranks if "learner" in roles else list, config.learner)
         self.rollouts.wait_started(config.rollout.start_timeout_s)
         self.sync = ObjectStoreSync(self.learner, self.rollouts, timeout_s=config.rollout.sync_timeout_s)
-        self.monitor = Monitor(config.name, self.rollouts, self.learner, rewards)
+        self._monitor: Monitor | None = None
+
+    def start_monitor(self) -> Monitor:
+        """Let `rex-rl status` and `rex-rl scale` find this run by its name."""
+        self._monitor = Monitor(self._config.name, self.rollouts, self.learner, self._scorers)
+        return self._monitor
 
     def serve_folder(self) -> None:
         """Let the rollout workers answer with the weights of their model folder: no learner publishes others."""
@@ -70,7 +76,8 @@ class Cluster:
 
     def end_actors(self) -> None:
         """End every actor of this run; the cluster stays."""
-        self.monitor.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self.rollouts.close()
         for actor in self._actors:
             with contextlib.suppress(ray.exceptions.RayError):
@@ -106,6 +113,7 @@ class Cluster:
                 LearnerRank,
                 learner,
                 bfloat16=self._config.model.dtype == "bfloat16",
+                max_pixels=self._config.model.max_pixels,
                 options={
                     "num_cpus": learner.num_cpus,
                     "num_gpus": learner.num_gpus,
@@ -114,7 +122,18 @@ class Cluster:
             )
             for _ in range(learner.num_ranks)
         ]
-        address, port = ray.get(ranks[0].meeting_point.remote())
+        try:
+            self._seat(ranks)
+        except LearnerLostError:  # such as on a node that went away: what is left would keep the places of the next
+            for rank in ranks:
+                ray.kill(rank)
+            raise
+        return ranks
+
+    def _seat(self, ranks: Sequence[ActorHandle]) -> None:
+        """Let new ranks meet; waits for their places on the cluster too."""
+        learner, timeout_s = self._config.learner, self._config.learner.hang_timeout_s
+        ((address, port),) = get_all([ranks[0].meeting_point.remote()], timeout_s=timeout_s)
         on_gpu = learner.num_gpus > 0
         backend = learner.backend if learner.backend != "auto" else ("nccl" if on_gpu else "gloo")
         seats = [
@@ -129,8 +148,7 @@ class Cluster:
             )
             for rank in range(learner.num_ranks)
         ]
-        ray.get([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)])
-        return ranks
+        get_all([rank.connect.remote(seat) for rank, seat in zip(ranks, seats, strict=True)], timeout_s=timeout_s)
 
     def _reward_workers(self) -> list[ActorHandle]:
         return [
@@ -167,6 +185,7 @@ def engine_options(config: Config, model_folder: str) -> EngineOptions:
     return EngineOptions(
         model=model_folder,
         dtype=config.model.dtype,
+        max_pixels=config.model.max_pixels,
         max_sequences=rollout.max_sequences,
         max_model_tokens=rollout.max_model_len,
         block_size=rollout.block_size,
@@ -182,19 +201,17 @@ def thread_environment(count: int) -> dict[str, dict[str, str]]:
     return {"env_vars": {"OMP_NUM_THREADS": str(count)}}
 
 
-def connect(config: Config) -> str:
+def connect(config: Config, roles: Sequence[str]) -> str:
     """Join the configured cluster, or the one a job runs in, or start one on this machine; check that all fits.
 
     Returns the address under which other processes find it.
+
+    Raises:
+        PlacementError: there is no such cluster, or no room in it for the actors of these roles.
     """
     cluster = config.cluster
     if not ray.is_initialized():
-        ray.init(
-            address=cluster.address,
-            num_cpus=None if cluster.num_cpus is None else int(cluster.num_cpus),
-            include_dashboard=None,
-            log_to_driver=False,
-            logging_level="warning",
-        )
-    require_placeable(plan_actors(config), wait_s=cluster.wait_s)
+        join(cluster.address, key="cluster.address", num_cpus=cluster.num_cpus)
+    plans = [plan for plan in plan_actors(config) if plan.role in roles]
+    require_placeable(plans, wait_s=cluster.wait_s)
     return str(ray.get_runtime_context().gcs_address)

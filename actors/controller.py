@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from rex_rl.errors import PlacementError, UserError
+from actors.placement import join
+from rex_rl.errors import UserError
 
 NAMESPACE = "rex_rl"
 REPLY_S = 10.0
@@ -21,13 +22,15 @@ class RunController:
 
     def __init__(self) -> None:
         self._status: dict[str, Any] = {}
-        self._wish: int | None = None
+        self._wish = (0, 0)
 
-    def report(self, status: dict[str, Any]) -> int | None:
-        """Take the driver's newest status; gives the number of rollout workers that is wished for, once."""
+    def report(self, status: dict[str, Any]) -> tuple[int, int]:
+        """Take the driver's newest status; gives how many wishes there were, and the last: for so many workers.
+
+        It is given again and again, as a reply may be late and lost.
+        """
         self._status = {**status, "reported": time.time()}
-        wish, self._wish = self._wish, None
-        return wish
+        return self._wish
 
     def status(self) -> dict[str, Any]:
         """What the driver last reported."""
@@ -35,7 +38,7 @@ class RunController:
 
     def scale(self, rollouts: int) -> None:
         """Wish for so many rollout workers."""
-        self._wish = rollouts
+        self._wish = self._wish[0] + 1, rollouts
 
 
 def start_controller(run: str) -> ActorHandle:
@@ -54,10 +57,7 @@ def scale_run(address: str, run: str | None, rollouts: int) -> None:
 
 
 def _find(address: str, run: str | None) -> ActorHandle:
-    try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError) as error:
-        raise PlacementError(f"--address = {address}: no Ray cluster there ({str(error).splitlines()[0]})") from error
+    join(address, key="--address", namespace=NAMESPACE)
     running = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if _is_ours(actor)]
     if run is None and len(running) == 1:
         run = running[0]

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from actors.loop_watch import LoopWatch
+from rex_rl.model import pixel_limit
 from rex_rl.types import Answer, FinishReason, Sampling
 from rex_rl.vocabulary import Vocabulary
 
@@ -43,6 +44,8 @@ class EngineOptions:
 
     model: str
     dtype: str
+    max_pixels: int | None
+    """Of an image; None is the model folder's own limit."""
     max_sequences: int
     max_model_tokens: int
     block_size: int
@@ -58,6 +61,7 @@ def options_for_one(model: str, *, max_answer_tokens: int) -> EngineOptions:
     return EngineOptions(
         model=model,
         dtype="bfloat16" if on_gpu else "float32",
+        max_pixels=None,
         max_sequences=1,
         max_model_tokens=MAX_PROMPT_TOKENS + max_answer_tokens,
         block_size=32,
@@ -76,7 +80,6 @@ def set_engine_environment(options: EngineOptions) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not options.on_gpu:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share few cores here
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(options.kv_cache_gib)))
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
 
@@ -109,9 +112,11 @@ def build_engine(options: EngineOptions) -> Any:
             enable_chunked_prefill=options.on_gpu,
             block_size=options.block_size,
             gpu_memory_utilization=options.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if options.on_gpu else int(options.kv_cache_gib * 2**30),
             enforce_eager=not options.on_gpu,
             enable_prefix_caching=True,
             limit_mm_per_prompt={"image": 1, "video": 0},
+            mm_processor_kwargs=pixel_limit(options.max_pixels),
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=weight_receiver.BACKEND),
             generation_config="vllm",

@@ -31,7 +31,8 @@ class Goodput:
     def share(self) -> float:
         """0 to 1, up to now."""
         now_s = self._clock()
-        lost = self._lost if self._back_since_s is None else _joined(self._lost, self._back_since_s, now_s)
+        since_s = self._back_since_s  # read once: other threads ask for the share
+        lost = self._lost if since_s is None else _joined(self._lost, since_s, now_s)
         return 1 - sum(end_s - begin_s for begin_s, end_s in lost) / (now_s - self._begun_s)
 
     def lose(self, begin_s: float, end_s: float) -> None:

@@ -69,8 +69,9 @@ class Seat:
 class LearnerRank:
     """A Ray actor around one DeepSpeed rank."""
 
-    def __init__(self, config: LearnerConfig, *, bfloat16: bool) -> None:
-        self._config, self._dtype = config, torch.bfloat16 if bfloat16 else torch.float32
+    def __init__(self, config: LearnerConfig, *, bfloat16: bool, max_pixels: int | None = None) -> None:
+        self._config, self._max_pixels = config, max_pixels
+        self._dtype = torch.bfloat16 if bfloat16 else torch.float32
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] = Future()
 
@@ -114,7 +115,8 @@ class LearnerRank:
         if self._config.gradient_checkpointing:
             policy.gradient_checkpointing_enable()
         self._objective = objective
-        self._vocabulary, self._prepare = load_vocabulary(model_folder), ImagePreparer(model_folder)
+        self._vocabulary = load_vocabulary(model_folder)
+        self._prepare = ImagePreparer(model_folder, max_pixels=self._max_pixels)
         self._allowed_ids = (
             torch.from_numpy(self._vocabulary.sampled_ids).to(self._device) if objective.mask_tokens else None
         )
@@ -233,19 +235,19 @@ class LearnerRank:
 
     def export_weights(self, version: int) -> tuple[Manifest, list[ObjectRef]] | None:
         """Put the weights into the object store as buckets; rank 0 returns them, the others take part in gathering."""
+        if self._seat.rank != 0:
+            self._gather()
+            return None
         refs: list[ObjectRef] = []
         digests, vision_digests, num_bytes = [], [], 0
         with ThreadPoolExecutor(max_workers=1) as beside:
             for bucket in fill_buckets(self._engine.named_tensors()):
-                if self._seat.rank == 0:
-                    digesting = beside.submit(tensor_digests, bucket)  # it shares no lock with the copy into the store
-                    refs.append(ray.put(bucket))
-                    digests.append(digesting.result())
-                    named = zip(bucket, digests[-1], strict=True)
-                    vision_digests += [digest for packed, digest in named if packed.name.startswith(VISION_PREFIX)]
-                    num_bytes += sum(packed.data.size for packed in bucket)
-        if self._seat.rank != 0:
-            return None
+                digesting = beside.submit(tensor_digests, bucket)  # it shares no lock with the copy into the store
+                refs.append(ray.put(bucket))
+                digests.append(digesting.result())
+                named = zip(bucket, digests[-1], strict=True)
+                vision_digests += [digest for packed, digest in named if packed.name.startswith(VISION_PREFIX)]
+                num_bytes += sum(packed.data.size for packed in bucket)
         manifest = Manifest(
             version=version, digests=tuple(digests), vision_digest="".join(vision_digests), num_bytes=num_bytes
         )
@@ -257,10 +259,18 @@ class LearnerRank:
 
         from rex_rl.model_folder import copy_model_files
 
+        if self._seat.rank != 0:
+            self._gather()
+            return
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._engine.named_tensors()}
-        if self._seat.rank == 0:
-            copy_model_files(Path(like), Path(folder))
-            save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        copy_model_files(Path(like), Path(folder))
+        self._prepare.save(folder)
+        save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+
+    def _gather(self) -> None:
+        """Take part in what makes weights whole for the first rank, and keep nothing of it."""
+        for _ in self._engine.named_tensors():
+            pass
 
     def save_state(self, file: str) -> None:
         """Copy master weights and Adam's state and begin to write them; rank 0 does, the others help to gather.
@@ -304,7 +314,7 @@ class LearnerRank:
             metrics = {
                 "loss": (loss_N, counted_N),
                 "entropy": (stats.entropy_N, counted_N),
-                "kl": (terms.kl_N, counted_N),
+                **({} if reference_N is None else {"kl": (terms.kl_N, counted_N)}),
                 "clip_ratio/low": (terms.clipped_low_N, counted_N),
                 "clip_ratio/high": (terms.clipped_high_N, counted_N),
                 "sampling/logp_difference": (terms.log_ratio_N.abs(), counted_N),

@@ -17,6 +17,7 @@ from actors.rollout_pool import PoolStatus, RolloutPool
 from rex_rl.balance import Load, balanced_rollouts
 
 REPORT_S = 0.5
+REPLY_S = 5.0
 WINDOW_S = 60.0
 """Loads and throughput are of the last minute."""
 
@@ -47,17 +48,21 @@ class Monitor:
             ray.kill(self._controller)
 
     def _report(self) -> None:
-        identities = ray.get([worker.identity.remote() for worker in self._rewards])
+        rewards: list[Identity] = []
+        num_fulfilled = 0
         while not self._closed.wait(REPORT_S):
             try:
-                wish = ray.get(self._controller.report.remote(self._status(identities)), timeout=10 * REPORT_S)
+                rewards = rewards or ray.get([one.identity.remote() for one in self._rewards], timeout=REPLY_S)
+                status = self._controller.report.remote(self._status(rewards))
+                num_wishes, rollouts = ray.get(status, timeout=REPLY_S)
             except ray.exceptions.RayActorError:  # such as one a killed driver left, which ends a moment after it
-                self._controller = start_controller(self._run)
+                self._controller, num_fulfilled = start_controller(self._run), 0
             except ray.exceptions.RayError:  # until the next report the run goes on unseen
                 continue
             else:
-                if wish is not None:
-                    self._pool.scale(wish)
+                if num_wishes > num_fulfilled:
+                    num_fulfilled = num_wishes
+                    self._pool.scale(rollouts)
 
     def _status(self, rewards: Sequence[Identity]) -> dict[str, Any]:
         pool = self._pool.status()

@@ -1,5 +1,7 @@
 """Where actors go: a pure plan of what is asked for, and the check that the cluster has it."""
 
+import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ from rex_rl.config import Config
 from rex_rl.errors import PlacementError
 
 POLL_S = 1.0
+CONNECT_S = 5.0
+"""For a first sign of a cluster at an address."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +27,21 @@ class ActorPlan:
     def resources(self) -> dict[str, float]:
         """What one of them reserves."""
         return {"CPU": self.num_cpus, "GPU": self.num_gpus}
+
+
+def join(address: str | None, *, key: str, num_cpus: int | None = None, namespace: str | None = None) -> None:
+    """Connect this process to the cluster at an address; None is the one a job runs in, or a new one on this machine.
+
+    `key` is what a user calls the address. Raises PlacementError: nothing answers there, or it is no cluster of Ray.
+    """
+    import ray
+
+    try:
+        if found := re.fullmatch(r"([^/]+):(\d+)", address or ""):  # Ray itself asks for many minutes
+            socket.create_connection((found[1], int(found[2])), timeout=CONNECT_S).close()
+        ray.init(address=address, num_cpus=num_cpus, namespace=namespace, log_to_driver=False, logging_level="error")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise PlacementError(f"{key} = {address}: cannot join a Ray cluster ({str(error).splitlines()[0]})") from error
 
 
 def plan_actors(config: Config) -> list[ActorPlan]:

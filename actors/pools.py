@@ -80,7 +80,7 @@ class RayLearner:
         )
         refs = [rank.step.remote(part, learning_rate_factor) for rank, part in zip(self.ranks, plan, strict=True)]
         joined: dict[str, Mean] = {}
-        for metrics in _get(refs, timeout_s=self._config.hang_timeout_s):
+        for metrics in get_all(refs, timeout_s=self._config.hang_timeout_s):
             for name, mean in metrics.items():
                 joined[name] = joined[name] + mean if name in joined else mean
         return joined
@@ -91,7 +91,7 @@ class RayLearner:
 
     def export_weights(self, version: int, *, timeout_s: float) -> tuple[Manifest, list[ObjectRef]]:
         """The current weights in the object store."""
-        return _get([rank.export_weights.remote(version) for rank in self.ranks], timeout_s=timeout_s)[0]
+        return get_all([rank.export_weights.remote(version) for rank in self.ranks], timeout_s=timeout_s)[0]
 
     def save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder."""
@@ -115,19 +115,19 @@ class RayLearner:
 
     def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         refs = [getattr(rank, method).remote(*args, **kwargs) for rank in self.ranks]
-        return _get(refs, timeout_s=self._config.hang_timeout_s)
+        return get_all(refs, timeout_s=self._config.hang_timeout_s)
 
 
 def _wait_until_written(rank: ActorHandle, timeout_s: float) -> None:
     """Ask between the rank's steps, as it does one thing at a time; a rank that dies meanwhile wrote nothing whole."""
     try:
-        while not _get([rank.state_written.remote()], timeout_s=timeout_s)[0]:
+        while not get_all([rank.state_written.remote()], timeout_s=timeout_s)[0]:
             time.sleep(STATE_POLL_S)
     except LearnerLostError as error:
         raise CheckpointError(str(error)) from error
 
 
-def _get(refs: Sequence[ObjectRef], *, timeout_s: float) -> list[Any]:
+def get_all(refs: Sequence[ObjectRef], *, timeout_s: float) -> list[Any]:
     """Results of all ranks; the project's own errors come back as themselves, not wrapped by Ray.
 
     The first death ends the wait: with nccl the others would hang in their collective.

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from actors.goodput import Goodput
-from actors.worker import PoolLimits, Ticket, Weights, Worker, WorkerLost
+from actors.worker import PoolLimits, Ticket, Weights, Worker, WorkerLost, is_done
 from rex_rl.errors import AbortedError, PlacementError, RolloutError
 from rex_rl.types import Group, Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState
@@ -33,6 +34,7 @@ class PoolStatus:
     num_queued: int
     """Prompts that wait for a healthy worker."""
     num_in_flight: int
+    """Prompts that workers were answering at their last heartbeat."""
     num_tokens: int
     """Answer tokens served so far."""
     busy_s: float
@@ -178,7 +180,21 @@ class RolloutPool:
                     self._look_at(worker)
         with self._changed:
             self._require_hope()
+        if self._limits.abort_on_sync:
+            self._ask_anew()
         self.goodput.resume()
+
+    def _ask_anew(self) -> None:
+        """Ask for what was given up, all at once: each by itself when its turn comes would be one after the other."""
+        with self._changed:
+            tickets = [ticket for worker in self._workers.values() for ticket in worker.tickets]
+        if tickets:  # those that a worker has not begun yet answer under the new weights, and are not waited for
+            ray.wait([ticket.ref for ticket in tickets], num_returns=len(tickets), timeout=WAIT_S)
+        with self._changed:
+            for ticket in tickets:
+                if ticket.ref is not None and is_done(ticket.ref) and _is_given_up(ticket.ref):
+                    self._settle(ticket)
+                    self._dispatch(ticket)
 
     def scale(self, num_workers: int) -> None:
         """Have so many workers from now on; 0 pauses. Workers given up are tried again."""
@@ -197,7 +213,7 @@ class RolloutPool:
                 workers=tuple(self._workers.values()),
                 num_target=self._num_target,
                 num_queued=len(self._queue),
-                num_in_flight=sum(len(worker.tickets) for worker in self._workers.values()),
+                num_in_flight=sum(worker.num_waiting for worker in self._workers.values()),
                 num_tokens=self._num_tokens,
                 busy_s=self._busy_s,
             )
@@ -246,7 +262,7 @@ class RolloutPool:
         while not self._closed.wait(TICK_S):
             with self._changed:
                 for worker in list(self._workers.values()):
-                    self._busy_s += TICK_S * bool(worker.tickets)
+                    self._busy_s += TICK_S * bool(worker.num_waiting)
                     self._look_at(worker)
                 self._fill()
 
@@ -309,3 +325,12 @@ class RolloutPool:
         for name in self._workers.keys() - wanted:
             if self._workers[name].state is not WorkerState.DRAINING:
                 self._workers[name].happened(WorkerEvent.DRAIN)
+
+
+def _is_given_up(ref: ObjectRef) -> bool:
+    """Whether what is there for a prompt is that its answers were given up."""
+    try:
+        ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return isinstance(getattr(error, "cause", None), AbortedError)
+    return False

@@ -104,6 +104,8 @@ class Worker:
     tickets: list[Ticket] = field(default_factory=list)
     num_served: int = 0
     """Groups."""
+    num_waiting: int = 0
+    """Prompts it was answering at its last heartbeat."""
     _born_s: float = field(default_factory=time.monotonic)
     _ready: ObjectRef = None
     update: ObjectRef | None = None
@@ -197,7 +199,7 @@ class Worker:
                 self._ping, self._ping_sent_s = self.actor.heartbeat.remote(), now_s
         elif is_done(self._ping):
             beat: Heartbeat = ray.get(self._ping)
-            self._ping = None
+            self._ping, self.num_waiting = None, beat.num_waiting
             if beat.num_loops != self._num_loops or self.update is not None:  # an update has a limit of its own
                 self._num_loops, self._moved_s = beat.num_loops, now_s
             # The first answers may compile for long.

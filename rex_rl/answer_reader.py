@@ -19,6 +19,7 @@ from rex_rl.vocabulary import (
     NUM_BINS,
     OBJECT_END,
     OBJECT_START,
+    SPACES,
     Vocabulary,
 )
 
@@ -98,7 +99,7 @@ def token_table(vocabulary: Vocabulary) -> TokenTable:
 
 
 def _kind_of(text: str) -> int:
-    said = text.strip(" \n\t\r")
+    said = text.strip(SPACES)
     if said == ",":
         return COMMA
     return TEXT if said else SPACE

@@ -50,13 +50,10 @@ def shapes(
     """Write the synthetic data set: crowded pictures of outlined shapes, or of words to read (ocr_box)."""
     from rex_rl.config_schema import SHAPES_TASKS
     from rex_rl.datasets import HELDOUT_SEED_OFFSET
-    from rex_rl.shapes.world import SceneKind, write_split
+    from rex_rl.shapes.world import write_split
 
     tasks = tuple(task or ("detection",))
     if foreign := [name for name in tasks if name not in SHAPES_TASKS]:
         raise UserError(f"--task = {foreign[0]}: the synthetic world has {', '.join(SHAPES_TASKS)}")
     for name, count, first in (("train", num_train, seed), ("heldout", num_heldout, seed + HELDOUT_SEED_OFFSET)):
-        try:
-            print(write_split(out, name=name, num_images=count, seed=first, kind=SceneKind(), tasks=tasks))
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+        print(write_split(out, name=name, num_images=count, seed=first, tasks=tasks))

@@ -10,47 +10,25 @@ box are left out and counted, for nothing would be asked about them.
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rex_rl.errors import DataError
 from rex_rl.geometry_checks import box, numbers
 from rex_rl.record_checks import Checks, declared_size, identity, spoken, text
-from rex_rl.records import BadRecord, RecordSet, bad_record, make_checks, read_records
+from rex_rl.records import BadRecord, ReadOptions, RecordSet, bad_record, make_checks, read_records
 from rex_rl.types import Object, Record
 
 TASK = "detection"
 _LISTS = ("images", "annotations", "categories")
 
 
-def read_dataset(
-    file: str | Path,
-    *,
-    images: str | Path | None = None,
-    task: str | None = "detection",
-    max_bad_fraction: float = 0.01,
-    check_images: bool = True,
-    decode_images: bool = False,
-) -> RecordSet:
-    """Read a data file of either kind: COCO where a `.json` file is one object with COCO's lists, else JSON lines.
-
-    The arguments are those of `rex_rl.records.read_records`.
+def read_dataset(file: str | Path, **options: Unpack[ReadOptions]) -> RecordSet:
+    """Read a data file of either kind: a `.json` file is COCO, any other JSON lines; `options` of their readers.
 
     Raises:
         DataError: as the reader of its kind does.
     """
-    checks = make_checks(file, images=images, task=task, check_images=check_images, decode_images=decode_images)
-    if Path(file).suffix.lower() == ".json":
-        value = _load(file)
-        if isinstance(value, dict) and ("images" in value or "annotations" in value):
-            return _read(value, str(file), checks, max_bad_fraction)
-    return read_records(
-        file,
-        images=images,
-        task=task,
-        max_bad_fraction=max_bad_fraction,
-        check_images=check_images,
-        decode_images=decode_images,
-    )
+    return (read_coco if Path(file).suffix.lower() == ".json" else read_records)(file, **options)
 
 
 def read_coco(
@@ -70,20 +48,16 @@ def read_coco(
         DataError: no such file, no COCO JSON, no image, a task that boxes do not answer, too many bad records.
     """
     checks = make_checks(file, images=images, task=task, check_images=check_images, decode_images=decode_images)
-    value = _load(file)
-    if isinstance(value, DataError):
-        raise value
-    return _read(value, str(file), checks, max_bad_fraction)
+    return _read(_load(file), str(file), checks, max_bad_fraction)
 
 
 def _load(file: str | Path) -> object:
-    """The JSON value of a file, or a DataError (returned, not raised) that says why there is none."""
     try:
         return json.loads(Path(file).read_bytes().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        return DataError(f"{file}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+        raise DataError(f"{file}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except (ValueError, RecursionError) as error:
-        return DataError(f"{file}: not JSON: {error}")
+        raise DataError(f"{file}: not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from error
 

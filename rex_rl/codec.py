@@ -84,8 +84,8 @@ def question_of(record: Record, wording: int | None = None) -> str:
 def truth_on_grid(record: Record) -> Truth:
     """A record's objects as the model should say them, in the record's order.
 
-    Texts are as a tokenizer gives them back: NFC, without space at their ends. Points come with their objects' masks
-    where all have one that a line of the grid meets, else with their boxes where all have one.
+    Points come with their objects' masks where all have one that a line of the grid meets, else with their boxes where
+    all have one.
     """
     task, things = TASKS[record.task], record.objects
     bins_NK = shapes_on_grid(things, task, record.size)
@@ -101,7 +101,7 @@ def truth_on_grid(record: Record) -> Truth:
         more["geometry"] = task.geometry.value
     if task.reads_text:
         more["reads_text"] = True
-    return Truth(_labels(record, task), bins_NK, record.categories, **more)
+    return Truth(record.labels, bins_NK, record.categories, **more)
 
 
 def encode_answer(record: Record, categories: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def encode_answer(record: Record, categories: Sequence[str]) -> str:
     """
     task = TASKS[record.task]
     bins_NK = shapes_on_grid(record.objects, task, record.size)
-    return answer_text(_labels(record, task), bins_NK, categories, task)
+    return answer_text(record.labels, bins_NK, categories, task)
 
 
 def answer_text(labels: Sequence[str], bins_NK: np.ndarray, categories: Sequence[str], task: Task) -> str:
@@ -134,12 +134,6 @@ def answer_text(labels: Sequence[str], bins_NK: np.ndarray, categories: Sequence
 
 def _written(bins: list[int], geometry: Geometry) -> str:
     return "".join(f"<{value}>" for value in (unpadded(bins) if geometry is Geometry.POLYGON else bins))
-
-
-def _labels(record: Record, task: Task) -> tuple[str, ...]:
-    if not task.reads_text:
-        return tuple(thing.label for thing in record.objects)
-    return tuple(unicodedata.normalize("NFC", thing.label).strip() for thing in record.objects)
 
 
 def _keypoints_text(labels: Sequence[str], bins_NK: np.ndarray, categories: Sequence[str], task: Task) -> str:

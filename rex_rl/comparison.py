@@ -4,18 +4,17 @@ A control is a run of its own, `NAME-control`, made by `rex-rl control RUN`: SFT
 data for as many steps as fit into the run's GRPO wall time at the speed its SFT had.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rex_rl.config import Config, load_config
 from rex_rl.errors import DataError
 from rex_rl.evaluation import bootstrap_interval, by_task, evaluate
 from rex_rl.heldout import last_samples
-from rex_rl.run_folder import CONFIG, SUMMARY
+from rex_rl.image_result import ImageResult
+from rex_rl.run_folder import CONFIG, SUMMARY, read_summary
 
 CONTROL_SUFFIX = "-control"
 NUM_BOOTSTRAP = 1000
@@ -58,7 +57,7 @@ def control_config(run: Path) -> Config:
 
     The seed stays the run's: it decides which records are held back, and the control must not train on those.
     """
-    summary, config = read_summary(run), load_config(run / CONFIG)
+    summary, config = read_summary(run, "sft", "grpo"), load_config(run / CONFIG)
     seconds_per_step = summary["wall_s"]["sft"] / config.sft.num_steps
     num_steps = max(1, round(summary["wall_s"]["grpo"] / seconds_per_step))
     overrides = [
@@ -73,28 +72,18 @@ def control_config(run: Path) -> Config:
     return load_config(run / CONFIG, overrides)
 
 
-def read_summary(run: Path) -> dict[str, Any]:
-    """A run's `summary.json`; raises DataError where it has none."""
-    file = run / SUMMARY
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; a finished run is needed")
-    return dict(json.loads(file.read_text()))
-
-
 def compare(runs: Sequence[Path]) -> list[Comparison]:
     """The comparisons of finished runs of both stages."""
     found = []
     for run in runs:
-        summary = read_summary(run)
-        if not {"sft", "grpo"} <= set(summary):
-            raise DataError(f"{run / SUMMARY}: holds {', '.join(summary)}; both stages are needed")
+        summary = read_summary(run, "sft", "grpo")
         control = run.with_name(run.name + CONTROL_SUFFIX)
         found.append(
             Comparison(
                 name=run.name,
                 sft=figures_of(summary["sft"]),
                 grpo=figures_of(summary["grpo"]),
-                control=figures_of(read_summary(control)["sft"]) if (control / SUMMARY).is_file() else None,
+                control=figures_of(read_summary(control, "sft")["sft"]) if (control / SUMMARY).is_file() else None,
                 tasks=_task_gains(run),
             )
         )
@@ -107,6 +96,8 @@ def _task_gains(run: Path) -> tuple[TaskGain, ...]:
     if not all(answers):
         return ()
     sft_of, grpo_of = (by_task(results) for results in answers)
+    if _asked(sft_of) != _asked(grpo_of):
+        raise DataError(f"{run / 'samples'}: the last evaluations of sft and grpo are not of the same images")
     return tuple(
         TaskGain(
             task=task,
@@ -117,6 +108,11 @@ def _task_gains(run: Path) -> tuple[TaskGain, ...]:
         )
         for task, after in grpo_of.items()
     )
+
+
+def _asked(results_of: Mapping[str, Sequence[ImageResult]]) -> dict[str, list[str]]:
+    """Task -> the images asked about."""
+    return {task: [result.image_id for result in results] for task, results in results_of.items()}
 
 
 def figures_of(stage: Mapping[str, float | None]) -> dict[str, float]:

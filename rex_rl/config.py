@@ -154,7 +154,12 @@ class Config(Section):
             )
 
     @model_validator(mode="after")
-    def _check_attention(self) -> Self:
+    def _check_learner(self) -> Self:
+        if self.model.dtype == "bfloat16" and self.learner.zero_stage("bfloat16") == 0:
+            raise ValueError(
+                "learner.deepspeed.zero_optimization.stage = 0: keeps no float32 weights that a checkpoint could hold "
+                "with model.dtype = bfloat16; should be 1 or more"
+            )
         if self.learner.attention == "flex" and self.learner.num_gpus == 0:
             raise ValueError("learner.attention = flex: cannot train on CPUs; needs learner.num_gpus above 0")
         return self

@@ -123,10 +123,9 @@ class LearnerConfig(Section):
     lora: LoraConfig = LoraConfig()
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives between ranks; `auto` is nccl with GPUs, gloo without."""
-    deepspeed: Annotated[dict[str, Any], ShownType("DeepSpeed JSON")] = Field(
-        default={"zero_optimization": {"stage": 0}}
-    )
-    """DeepSpeed's own settings, laid over the project's; keys that have a home in this file are refused."""
+    deepspeed: Annotated[dict[str, Any], ShownType("DeepSpeed JSON")] = Field(default={})
+    """DeepSpeed's own settings, laid over the project's; keys that have a home in this file are refused. Without a
+    `zero_optimization.stage` it is 0, and 1 in bfloat16."""
 
     @field_validator("deepspeed")
     @classmethod
@@ -139,6 +138,12 @@ class LearnerConfig(Section):
             raise ValueError("zero_optimization.stage should be 0, 1, 2 or 3")
         return block
 
+    def zero_stage(self, dtype: str) -> int:
+        """ZeRO's stage. In bfloat16 at least 1: DeepSpeed 0.19's plain wrapper hides its float32 weights, which a
+        checkpoint needs.
+        """
+        return int(self.deepspeed.get("zero_optimization", {}).get("stage", 1 if dtype == "bfloat16" else 0))
+
     def trained_parts(self, frozen: Collection[str]) -> set[str]:
         """Parts of the model that have something to train."""
         parts: Collection[str] = self.lora.targets if self.lora.rank else get_args(Part)
@@ -150,7 +155,7 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """Address of a running cluster; null joins the one a job runs in, else starts one on this machine."""
-    num_cpus: Cores | None = None
+    num_cpus: Count | None = None
     """CPU cores of a cluster started here; null takes the machine's. Not for a running cluster."""
     wait_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """Seconds to wait until the cluster can place every actor, as an autoscaler may add nodes."""

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from rex_rl.tasks import TASKS
+
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the entrypoint of a submitted job, and for nothing else (Ray 2.60)."""
 
@@ -36,7 +38,7 @@ def absolute_path(path: Path) -> Path:
     Raises ValueError for a relative path inside a submitted Ray job: its working directory is a temporary copy on
     one node, so what is written there is lost and what is looked for there is not found.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # leaves the name of an unknown user as it is
     if not path.is_absolute() and JOB_VARIABLE in os.environ:
         raise ValueError(
             "a relative path; a submitted job's working directory is a temporary copy on one node, "
@@ -47,6 +49,12 @@ def absolute_path(path: Path) -> Path:
 
 def _path_or(keyword: str) -> Callable[[str], str]:
     return lambda text: text if text == keyword else str(absolute_path(Path(text)))
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"no such task; known are {', '.join(TASKS)}")
+    return name
 
 
 FROM_YAML = Field(strict=False)
@@ -65,23 +73,7 @@ Period = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Weight = Annotated[float, Field(ge=0, le=10)]
-TrainTask = Literal[
-    "detection",
-    "referring",
-    "layout",
-    "pointing",
-    "affordance",
-    "spatial_pointing",
-    "visual_prompting",
-    "keypoint_person",
-    "keypoint_animal",
-    "keypoint_hand",
-    "ocr_box",
-    "ocr_polygon",
-    "gui_grounding",
-    "gui_pointing",
-]
-"""Every task of `rex_rl.tasks.TASKS`."""
+TaskName = Annotated[str, ShownType("task"), AfterValidator(_known_task)]
 Part = Literal["vision", "projector", "language"]
 
 
@@ -133,7 +125,7 @@ class DataConfig(Section):
     """Image folder of `data.heldout`; null takes `data.images`."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of `data.train` held back by seed; used only where `data.heldout` is null and the data is a file."""
-    tasks: Annotated[tuple[TrainTask, ...], FROM_YAML, Field(min_length=1)] = ("detection",)
+    tasks: Annotated[tuple[TaskName, ...], FROM_YAML, Field(min_length=1)] = ("detection",)
     """What records may ask for, each by its own `task`; another task in the file is refused. A record that names none
     asks for the only one, or for detection. Held-out figures are given for each."""
     max_bad_fraction: Share = 0.01
@@ -318,7 +310,7 @@ class GrpoConfig(OptimiserConfig):
     max_staleness: Annotated[int, Field(ge=0, le=16)] = 0
     """Weight versions an answer may be behind the learner: 0 is on-policy, 1 overlaps rollout with learning."""
     max_failed_fraction: Share = 0.1
-    """Groups that could not be generated or scored, as a share of those dispatched; more stop the run."""
+    """Groups that could not be generated, as a share of those dispatched; more stop the run."""
     max_replaced_groups: Period = 0
     """Groups a step, at most, that further prompts replace as they teach nothing: all answers earned the same, and no
     credit tells them apart (DAPO's dynamic sampling, arXiv 2503.14476); 0: off."""

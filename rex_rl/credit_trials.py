@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
-from rex_rl.comparison import figures_of, read_summary
+from rex_rl.comparison import figures_of
 from rex_rl.config import Config, load_config
 from rex_rl.config_schema import AdvantageConfig
 from rex_rl.errors import DataError
-from rex_rl.run_folder import CONFIG
+from rex_rl.run_folder import CONFIG, read_summary
 
 CREDITS: tuple[str, ...] = get_args(AdvantageConfig.model_fields["credit"].annotation)
 """The forms, as the configuration knows them."""
@@ -44,7 +44,7 @@ def trial_config(run: Path, credit: str, num_steps: int) -> Config:
     model = run / "stages" / "sft"
     if not model.is_dir():
         raise DataError(f"{model}: no such folder; a run whose SFT is done is needed")
-    read_summary(run)  # wanted behind the last trial: missing, it is better said before the first
+    read_summary(run, "sft")  # wanted behind the last trial: missing, it is better said before the first
     overrides = [
         f"name={load_config(run / CONFIG).name}-credit-{credit}",
         f"run_root={run.parent.absolute()}",
@@ -63,8 +63,8 @@ def read_trial(run: Path, trial: Path, credit: str) -> Trial:
     return Trial(
         run=run.name,
         credit=credit,
-        sft=figures_of(read_summary(run)["sft"]),
-        grpo=figures_of(read_summary(trial)["grpo"]),
+        sft=figures_of(read_summary(run, "sft")["sft"]),
+        grpo=figures_of(read_summary(trial, "grpo")["grpo"]),
     )
 
 

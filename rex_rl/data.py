@@ -54,13 +54,17 @@ def evaluation_prompts(records: Sequence[Record]) -> list[Prompt]:
 def split_records(
     records: Sequence[Record], *, heldout_fraction: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
-    """(training, held-out) records: a seeded share is held back, at least one and never all."""
-    order = np.random.default_rng([seed, 1]).permutation(len(records))
-    num_heldout = min(max(1, round(heldout_fraction * len(records))), len(records) - 1)
-    held = set(order[:num_heldout].tolist())
+    """(training, held-out) records: a seeded share of the images is held back, at least one and never all.
+
+    All records of an image go to one side, so that no image is judged that was trained on.
+    """
+    images = list(dict.fromkeys(record.image for record in records))
+    order = np.random.default_rng([seed, 1]).permutation(len(images))
+    num_heldout = min(max(1, round(heldout_fraction * len(images))), len(images) - 1)
+    held = {images[place] for place in order[:num_heldout]}
     return (
-        [record for i, record in enumerate(records) if i not in held],
-        [record for i, record in enumerate(records) if i in held],
+        [record for record in records if record.image not in held],
+        [record for record in records if record.image in held],
     )
 
 

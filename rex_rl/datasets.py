@@ -34,9 +34,9 @@ def load_split(config: Config) -> DataSplit:
         train_file, heldout_file = shapes_files(config.run_root, data)
     train = _read(train_file, data.images, data)
     if heldout_file is None:
-        if len(train.records) < 2:
+        if (num_images := len({record.image for record in train.records})) < 2:
             raise DataError(
-                f"{train_file}: {len(train.records)} good record; one to train on and one to hold back are needed"
+                f"{train_file}: good records of {num_images} image; one to train on and one to hold back are needed"
             )
         kept, held = split_records(train.records, heldout_fraction=data.heldout_fraction, seed=config.seed)
         bad = train.bad
@@ -59,7 +59,7 @@ def _first_of_each_task(records: Sequence[Record], num: int) -> tuple[Record, ..
 
 def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
     """(training, held-out) files of the synthetic world below the run root, made on first use."""
-    from rex_rl.shapes.world import SceneKind, write_split
+    from rex_rl.shapes.world import write_split
 
     world = data.shapes
     tasks = "" if data.tasks == ("detection",) else "_" + "_".join(data.tasks)
@@ -70,7 +70,7 @@ def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
     }
     for name, (num_images, seed) in files.items():
         if not (folder / f"{name}.jsonl").is_file():  # written after its images, so it stands for a whole split
-            write_split(folder, name=name, num_images=num_images, seed=seed, kind=SceneKind(), tasks=data.tasks)
+            write_split(folder, name=name, num_images=num_images, seed=seed, tasks=data.tasks)
     return folder / "train.jsonl", folder / "heldout.jsonl"
 
 
@@ -82,6 +82,8 @@ def _read(file: Path, images: Path | None, data: DataConfig) -> RecordSet:
         max_bad_fraction=data.max_bad_fraction,
         decode_images=True,
     )
+    if not read.records:
+        raise DataError(f"{file}: no good record")
     for record in read.records:
         if record.task not in data.tasks:
             raise DataError(f"{record.source}: task: asked for {', '.join(data.tasks)}, found {record.task!r}")

@@ -16,7 +16,7 @@ Definitions, for good:
   (`num_images`: their sum; `text_similarity`: once a task only).
 - Matching is one-to-one, inside one image and one label, at each IoU threshold by itself, in the order written: each
   said box takes the free true box with which its IoU is highest, if that IoU is at least the threshold (the earlier
-  true box on a tie).
+  true box on a tie). Points in boxes are all worth 1, so none is best: as many of them as can be are matched.
 - Precision of a category = matched / said, over all images together, so that a box also counts as false in an image
   without that category; 0 where nothing was said. Recall = matched / true. Both are averaged over the categories that
   have truth in any image; boxes of a category without any truth enter neither average. F1 = 2PR / (P + R) of the two
@@ -35,11 +35,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from rewards.text import text_similarity
 from rex_rl.errors import DataError
 from rex_rl.image_result import ImageResult, areas, near_copies, pairwise_values
-from rex_rl.tasks import TASKS
+from rex_rl.tasks import TASKS, Geometry
 
 THRESHOLDS_T = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5, 0.55 .. 0.95, rounded because 0.5 + 0.05 * 7 is 0.85 plus one bit."""
@@ -85,7 +86,7 @@ def match_image(result: ImageResult, threshold: float = 0.5) -> MatchedImage:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in (0, 1]")
-    truth_of_said_A = _match(_label_iou(result), threshold)
+    truth_of_said_A = _match(result, _label_iou(result), threshold)
     is_found_B = np.zeros(len(result.truth_labels), dtype=bool)
     is_found_B[truth_of_said_A[truth_of_said_A >= 0]] = True
     return MatchedImage(truth_of_said_A=truth_of_said_A, is_duplicate_A=_find_duplicates(result), is_found_B=is_found_B)
@@ -97,10 +98,15 @@ def _label_iou(result: ImageResult) -> np.ndarray:
     return np.where(labels_A[:, None] == labels_B[None, :], pairwise_values(result), 0.0)
 
 
-def _match(iou_AB: np.ndarray, threshold: float) -> np.ndarray:
+def _match(result: ImageResult, iou_AB: np.ndarray, threshold: float) -> np.ndarray:
     truth_of_said_A = np.full(len(iou_AB), -1, dtype=np.int64)
     free_AB = np.where(iou_AB >= threshold, iou_AB, 0.0)
     if not free_AB.size:
+        return truth_of_said_A
+    if result.geometry is Geometry.POINT and result.truth_geometry is Geometry.BOX:
+        said_M, truth_M = linear_sum_assignment(free_AB, maximize=True)
+        is_inside_M = free_AB[said_M, truth_M] > 0
+        truth_of_said_A[said_M[is_inside_M]] = truth_M[is_inside_M]
         return truth_of_said_A
     for a, free_B in enumerate(free_AB):
         b = int(free_B.argmax())
@@ -125,7 +131,7 @@ def _text_counts(result: ImageResult) -> tuple[float, int]:
     """(sum of the likeness of the texts of matched boxes, true boxes); none of either where no text is read."""
     if not TASKS[result.task].reads_text:
         return 0.0, 0
-    truth_of_said_A = _match(pairwise_values(result), THRESHOLDS_T[0])
+    truth_of_said_A = _match(result, pairwise_values(result), THRESHOLDS_T[0])
     matched = [(said, truth) for said, truth in zip(result.said_labels, truth_of_said_A, strict=True) if truth >= 0]
     true_texts = [result.truth_labels[truth] for _, truth in matched]
     similar_L = text_similarity([said for said, _ in matched], true_texts)
@@ -153,7 +159,7 @@ def _tally(results: Sequence[ImageResult]) -> _Tally:
     pairs: list[tuple[int, ...]] = []
     for i, result in enumerate(results):
         iou_AB = _label_iou(result)
-        is_matched_TA = np.array([_match(iou_AB, threshold) >= 0 for threshold in THRESHOLDS_T])
+        is_matched_TA = np.array([_match(result, iou_AB, threshold) >= 0 for threshold in THRESHOLDS_T])
         true, said = _categories(result, result.truth_labels), _categories(result, result.said_labels)
         for label in dict.fromkeys(true + said):
             is_label_A = np.array(said, dtype=object) == label

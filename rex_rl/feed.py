@@ -6,8 +6,8 @@ stops. An error never becomes a reward.
 """
 
 import hashlib
-import logging
 from collections import Counter, deque
+from collections.abc import Callable
 
 from rex_rl.config_schema import GrpoConfig
 from rex_rl.data import PromptStream
@@ -15,7 +15,6 @@ from rex_rl.errors import RolloutError, StalenessError
 from rex_rl.interfaces import RolloutPool, Ticket
 from rex_rl.types import Group, Prompt, Sampling
 
-logger = logging.getLogger(__name__)
 FEW_PROMPTS = 10
 """The share of failures is taken of at least so many groups, so that a first failure need not end a small run."""
 
@@ -23,8 +22,17 @@ FEW_PROMPTS = 10
 class RolloutFeed:
     """Groups of one step at a time, in the order of the prompt stream."""
 
-    def __init__(self, pool: RolloutPool, stream: PromptStream, settings: GrpoConfig, *, seed: int) -> None:
-        self._pool, self._stream, self._settings, self._seed = pool, stream, settings, seed
+    def __init__(
+        self,
+        pool: RolloutPool,
+        stream: PromptStream,
+        settings: GrpoConfig,
+        *,
+        seed: int,
+        tell: Callable[..., None] = lambda event, **facts: None,
+    ) -> None:
+        """`tell(event, **facts)` notes every group that failed."""
+        self._pool, self._stream, self._settings, self._seed, self._tell = pool, stream, settings, seed, tell
         self._in_flight: deque[tuple[Prompt, Ticket]] = deque()
         self._next = 0
         self._num_prompts = 0
@@ -101,7 +109,7 @@ class RolloutFeed:
                 f"{prompt.uid}: {error}; {num_failed} failures in {self._num_prompts} groups are more than "
                 f"grpo.max_failed_fraction = {share:g} allows"
             ) from error
-        logger.warning("group %s failed, dispatched again: %s", prompt.uid, error)
+        self._tell("group_failed", prompt=prompt.uid, reason=str(error), failures=num_failed)
 
 
 def sampling_seed(seed: int, uid: str) -> int:

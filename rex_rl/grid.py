@@ -8,8 +8,10 @@ Axes: N shapes, K numbers of one shape, J key points. What each geometry's numbe
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import shapely
 
 from rewards.masks import read_masks
+from rewards.polygons import regions
 from rex_rl.rle import middle_of, middle_pixel
 from rex_rl.tasks import Geometry, Task
 from rex_rl.types import Object, Shapes
@@ -87,7 +89,7 @@ def _polygons_with_area(bins_NK: np.ndarray, pixels_NK: np.ndarray, size: tuple[
     x_NV, y_NV = pixels_NK[:, ::2], pixels_NK[:, 1::2]
     boxes_N4 = np.stack([x_NV.min(axis=1), y_NV.min(axis=1), x_NV.max(axis=1), y_NV.max(axis=1)], axis=1)
     corners_N8 = quantise(boxes_N4, size)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
-    is_flat_N = doubled_areas(bins_NK) == 0
+    is_flat_N = (doubled_areas(bins_NK) == 0) | (shapely.area(regions(bins_NK)) == 0)  # as rewards judge a ring
     rows = [(corners_N8 if is_flat else bins_NK)[i].tolist() for i, is_flat in enumerate(is_flat_N)]
     return padded([unpadded(row) for row in rows]).astype(np.int64)
 

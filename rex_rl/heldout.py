@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rex_rl.codec import Codec, dequantise, geometry_of, truth_on_grid
+from rex_rl.codec import Codec
 from rex_rl.data import evaluation_prompts
+from rex_rl.errors import DataError
 from rex_rl.evaluation import evaluate
-from rex_rl.grid import MIN_POLYGON
+from rex_rl.grid import MIN_POLYGON, dequantise, geometry_of
 from rex_rl.image_result import ImageResult
 from rex_rl.interfaces import RolloutPool
 from rex_rl.run_folder import RunFolder, write_whole
@@ -67,7 +68,7 @@ def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
         image_id=record.id,
         width=record.width,
         height=record.height,
-        truth_labels=truth_on_grid(record).labels,  # texts as a tokenizer gives them back
+        truth_labels=record.labels,
         truth_NK=geometry_of(record.objects, _judged_by(record), len(task.keypoints)),
         said_labels=shapes.labels,
         said_NK=dequantise(shapes.bins_NK, record.size),
@@ -103,8 +104,11 @@ def write_samples(file: Path, records: Sequence[Record], results: Sequence[Image
 
 
 def read_samples(file: Path) -> list[tuple[str, ImageResult]]:
-    """(image path, result) of every line that :func:`write_samples` wrote."""
-    return [(line["image"], _result(line)) for line in map(json.loads, file.read_text().splitlines())]
+    """(image path, result) of every line that :func:`write_samples` wrote; raises DataError for another."""
+    try:
+        return [(line["image"], _result(line)) for line in map(json.loads, file.read_text().splitlines())]
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+        raise DataError(f"{file}: is not what an evaluation left: {type(error).__name__}: {error}") from error
 
 
 def last_samples(run: Path, stage: str) -> list[tuple[str, ImageResult]]:

@@ -31,7 +31,7 @@ _STRING = r'"((?:[^"\\]|\\.){0,200}+)"'  # bounded: a text of nothing but escape
 _HEAD = re.compile(_STRING + r"\s*:\s*\{")
 _PAIR = re.compile(_STRING + r"\s*:\s*" + _STRING)
 _CLOSE = re.compile(r"(?:\s*\}){0,2}")
-_FENCE = re.compile(r"\s*(?:```(?:json)?)?\s*(?:```)?\s*")
+_FENCE = re.compile(r"\s*+(?:```(?:json)?)?\s*+(?:```)?\s*+")  # possessive: 4,096 spaces would take minutes
 _COORDINATE = re.compile("[\u0100-\uffff]")
 _DIGITS = "0123456789"
 

@@ -98,10 +98,11 @@ def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Clus
     from actors.cluster import Cluster, connect
     from actors.placement import plan_actors
 
-    log.event("cluster", address=connect(config))
+    roles = [plan.role for plan in plan_actors(config)]
+    log.event("cluster", address=connect(config, roles))
     stop.listen()  # Ray has put a handler of its own in place
-    cluster = Cluster(config, str(model), roles=tuple(plan.role for plan in plan_actors(config)), tell=log.event)
-    log.watch_steps(cluster.monitor.step)
+    cluster = Cluster(config, str(model), roles=roles, tell=log.event)
+    log.watch_steps(cluster.start_monitor().step)
     log.watch_steps(cluster.rollouts.goodput.step)
     stop.is_patient = True
     return cluster
@@ -131,14 +132,16 @@ class _Stage:
         """
         with self._run.timed(stage):
             losses = LossBudget(self._config.learner.max_losses_in_row)
+            back_to: int | None = None
             while True:
                 try:
+                    if back_to is not None:
+                        self._cluster.restart_learner(stage, back_to)
                     return self._attempt(stage, model)
                 except LearnerLostError as lost:
-                    step = self._checkpoints(stage).newest_step()
-                    losses.count(lost, step=step)
+                    back_to = self._checkpoints(stage).newest_step()
+                    losses.count(lost, step=back_to)
                     self._log.event("learner_lost", stage=stage, reason=str(lost))
-                    self._cluster.restart_learner(stage, step)
 
     def _checkpoints(self, stage: Stage) -> StageCheckpoints:
         return self._run.checkpoints(self._config, stage, log=self._log, stop=self._stop)
@@ -182,7 +185,8 @@ class _Stage:
     def _grpo(self, settings: GrpoConfig, model: Path, shared: dict[str, Any]) -> None:
         self._cluster.learner.begin_grpo(str(model), settings)
         stream = PromptStream(records=self._data.train, seed=self._config.seed + 1)
-        with contextlib.closing(RolloutFeed(self._cluster.rollouts, stream, settings, seed=self._config.seed)) as feed:
+        rollouts, tell = self._cluster.rollouts, self._log.event
+        with contextlib.closing(RolloutFeed(rollouts, stream, settings, seed=self._config.seed, tell=tell)) as feed:
             through = with_dynamic_sampling(feed, self._cluster.rewards, shared.pop("learner"), settings)
             grpo.train(
                 settings,
@@ -212,8 +216,9 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
 
     folder = resolve_model(str(model))
     data = load_split(config)
-    connect(config)
-    with contextlib.closing(Cluster(config, str(folder), roles=("rollout",))) as cluster:
+    roles = ["rollout"]
+    connect(config, roles)
+    with contextlib.closing(Cluster(config, str(folder), roles=roles)) as cluster:
         cluster.serve_folder()
         results = answer_greedily(
             cluster.rollouts,

@@ -68,14 +68,28 @@ def load_policy(
     return model
 
 
+def pixel_limit(max_pixels: int | None) -> dict[str, int]:
+    """What Hugging Face's image processor and vLLM are told of `model.max_pixels`; nothing leaves the folder's limit.
+
+    >>> pixel_limit(2_007_040), pixel_limit(None)
+    ({'max_pixels': 2007040}, {})
+    """
+    return {} if max_pixels is None else {"max_pixels": max_pixels}
+
+
 class ImagePreparer:
     """The model folder's own image processor: an image becomes patches, the same that vLLM computes."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, max_pixels: int | None = None) -> None:
+        """Images of more than `max_pixels` are shrunk; None: than the folder says."""
         repair()
         from transformers import AutoImageProcessor
 
-        self._processor = AutoImageProcessor.from_pretrained(folder)
+        self._processor = AutoImageProcessor.from_pretrained(folder, **pixel_limit(max_pixels))
+
+    def save(self, folder: str | Path) -> None:
+        """Write its settings into a model folder: whoever loads it prepares images alike."""
+        self._processor.save_pretrained(folder)
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, np.ndarray]:
         """(patches [K, 1176], grid [time, rows, columns] in unmerged patches of 14 px)."""

@@ -6,12 +6,13 @@ from typing import Any
 
 from rex_rl.codec import objects_of
 from rex_rl.draw import draw_objects
-from rex_rl.errors import UserError
-from rex_rl.geometry_checks import box
+from rex_rl.errors import DataError, UserError
 from rex_rl.images import image_size, open_image
+from rex_rl.record_checks import asked_categories
+from rex_rl.record_checks import visual_prompt as visual_prompt_of
 from rex_rl.records import object_fields
-from rex_rl.tasks import TASKS, Task
-from rex_rl.types import Box, Object, Record, Shapes
+from rex_rl.tasks import TASKS
+from rex_rl.types import Object, Record, Shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,37 +61,39 @@ def question_about(
     about = TASKS[task]
     if not categories:
         raise UserError("--categories: names nothing to look for")
-    if about.is_single and len(categories) > 1:
-        raise UserError(f"--categories = {', '.join(categories)}: {task} asks for one at a time")
-    if about.choices and not set(categories) <= set(about.choices):
-        raise UserError(f"--categories = {', '.join(categories)}: {task} knows {', '.join(about.choices)}")
+    if about.takes_examples != bool(visual_prompt):
+        what = "needs at least one box" if about.takes_examples else f"is not what {task} asks by"
+        raise UserError(f"--visual-prompt: {what}")
     width, height = image_size(image)
+    try:
+        asked = asked_categories({"categories": list(categories)}, (), about)
+        examples = visual_prompt_of({"visual_prompt": list(map(_corners, visual_prompt))}, about, (width, height))
+    except DataError as error:
+        raise _as_option(error, categories=", ".join(categories), visual_prompt=" ".join(visual_prompt)) from error
     return Record(
         id=image.name,
         image=str(image.absolute()),
         task=task,
-        categories=categories,
+        categories=asked,
         objects=(),
         width=width,
         height=height,
         source=str(image),
-        visual_prompt=_example_boxes(visual_prompt, about, (width, height)),
+        visual_prompt=examples,
     )
 
 
-def _example_boxes(texts: tuple[str, ...], task: Task, size: tuple[int, int]) -> tuple[Box, ...]:
-    if task.takes_examples != bool(texts):
-        what = "needs at least one box" if task.takes_examples else f"is not what {task.name} asks by"
-        raise UserError(f"--visual-prompt: {what}")
-    boxes = []
-    for text in texts:
-        try:
-            corners = [float(number) for number in text.split(",")]
-            x0, y0, x1, y1 = corners
-            boxes.append(box([x0, y0, x1, y1], size, "--visual-prompt"))
-        except ValueError as error:
-            raise UserError(f"--visual-prompt = {text}: should be x0,y0,x1,y1 in pixels ({error})") from error
-    return tuple(boxes)
+def _corners(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--visual-prompt = {text}: should be x0,y0,x1,y1 in pixels ({error})") from error
+
+
+def _as_option(error: DataError, **options: object) -> UserError:
+    """A check's `field: reason` about what an option gave."""
+    field, _, reason = str(error).partition(": ")
+    return UserError(f"--{field.replace('_', '-')} = {options[field]}: {reason}")
 
 
 def _rounded(value: Any) -> Any:

@@ -7,6 +7,7 @@ Coordinates are pixels of the original image, boxes [x0, y0, x1, y1].
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,11 +72,14 @@ def text(fields: dict[str, Any], key: str) -> str:
 
 
 def spoken(value: object, field: str) -> str:
-    """A text that stands in questions and answers: no part of it may read as a mark, an image or a coordinate."""
+    """A text that stands in questions and answers, as a tokenizer gives it back (NFC), without blanks around it.
+
+    No part of it may read as a mark, an image or a coordinate.
+    """
     checked = _text(value, field)
     if (special := _SPECIAL.search(checked)) is not None:
         raise DataError(f"{field}: {checked!r:.60} holds the special token {special.group()}")
-    return checked
+    return unicodedata.normalize("NFC", checked).strip()
 
 
 def _text(value: object, field: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from rex_rl.errors import DataError
 from rex_rl.images import ImageFolder
@@ -84,6 +84,16 @@ class RecordSet:
                 f"{self.file}: {len(self.bad)} of {self.num_read} records are bad, "
                 f"more than max_bad_fraction {max_bad_fraction:g} allows; first: {self.bad[0].text}"
             )
+
+
+class ReadOptions(TypedDict, total=False):
+    """What the readers of both formats take; `read_records` says what it means."""
+
+    images: str | Path | None
+    task: str | None
+    max_bad_fraction: float
+    check_images: bool
+    decode_images: bool
 
 
 def read_records(

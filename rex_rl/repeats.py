@@ -12,14 +12,16 @@ NEAR_BINS = 3
 class RepeatWatch:
     """Looks at one answer as it grows, each token once.
 
-    A shape is a run of coordinate tokens, of whatever length the task has. It repeats where an earlier shape of the
-    same label in this answer, also under an earlier mention of the label, has as many numbers, all of them near. (What
-    vLLM 0.32 detects by itself, `repetition_detection`, are patterns of tokens that recur exactly.)
+    A shape is a run of coordinate tokens, of whatever length the task has; spaces between them do not end it. It
+    repeats where an earlier shape of the same label in this answer, also under an earlier mention of the label, has as
+    many numbers, all of them near. (What vLLM 0.32 detects by itself, `repetition_detection`, are patterns of tokens
+    that recur exactly.)
     """
 
     def __init__(self, vocabulary: Vocabulary, *, limit: int) -> None:
         """`limit` near-repeats in a row are a loop."""
         self._first_id, self._limit = vocabulary.first_coordinate_id, limit
+        self._space_ids = vocabulary.space_ids
         self._label_marks = vocabulary.id_of(OBJECT_START), vocabulary.id_of(OBJECT_END)
         self._num_seen = 0
         self._label: tuple[int, ...] = ()
@@ -40,6 +42,8 @@ class RepeatWatch:
         start_id, end_id = self._label_marks
         if 0 <= token_id - self._first_id < NUM_BINS and not self._is_label_open:
             self._run.append(token_id - self._first_id)
+            return
+        if self._run and token_id in self._space_ids:
             return
         if self._run:
             self._end_shape()

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from rex_rl.draw import LEGEND, Series, count_kinds, drawing_scale, finite_points, line_chart, overlay
+from rex_rl.errors import DataError
 from rex_rl.evaluation import METRICS
 from rex_rl.image_result import ImageResult
+from rex_rl.images import open_image
 
 STAGES = {"sft": "SFT", "grpo": "GRPO"}
 """Keys of `summary.json` that hold figures, in the order of a run, and how the page calls them."""
-MAX_SAMPLES = 12
 SAMPLE_SIDE_PX = 800
 JPEG_QUALITY = 86
 
@@ -118,12 +117,8 @@ def _facts(config: Mapping[str, object]) -> str:
 
 
 def _columns(data: ReportData) -> list[tuple[str, Mapping[str, float | None]]]:
-    """What is compared: the stages in the summary; GRPO alone is held against its evaluation at step 0, if any."""
-    columns = [(title, data.summary[stage]) for stage, title in STAGES.items() if data.summary.get(stage)]
-    if [title for title, _ in columns] == ["GRPO"]:
-        starts = [point.metrics for point in data.evaluations if point.stage == "grpo" and point.step == 0]
-        return [("Start", start) for start in starts[:1]] + columns
-    return columns
+    """What is compared: the stages in the summary."""
+    return [(title, data.summary[stage]) for stage, title in STAGES.items() if data.summary.get(stage)]
 
 
 def _number(value: float | None) -> float:
@@ -263,7 +258,7 @@ def _samples(samples: Sequence[Sample]) -> str:
         f'<li><i class="{kind}" style="--kind:{LEGEND[kind]}"></i><b>{kind}</b> {meaning}</li>'
         for kind, meaning in _KINDS.items()
     )
-    figures = "".join(_sample(sample) for sample in samples[:MAX_SAMPLES])
+    figures = "".join(_sample(sample) for sample in samples)
     return f'<section><h2>Held-out images</h2><ul class="legend">{legend}</ul>{figures}</section>'
 
 
@@ -289,10 +284,10 @@ def _picture(path: str, title: str, result: ImageResult) -> str:
     faults = f' <span class="worse">{escape(", ".join(result.faults))}</span>' if result.faults else ""
     caption = f"<figcaption><b>{title}</b> {shown}{faults}</figcaption>"
     try:
-        with Image.open(path) as image:
-            drawn = overlay(image, result, scale=drawing_scale(image.size, max_side_px=SAMPLE_SIDE_PX))
-    except OSError as error:
+        image = open_image(path)
+    except DataError as error:
         return f'<p class="note">image not shown: {escape(str(error))}</p>{caption}'
+    drawn = overlay(image, result, scale=drawing_scale(image.size, max_side_px=SAMPLE_SIDE_PX))
     file = io.BytesIO()
     drawn.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     data = base64.b64encode(file.getvalue()).decode("ascii")

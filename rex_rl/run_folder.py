@@ -17,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.config import Config, Stage, dump_config
-from rex_rl.errors import ConfigError
+from rex_rl.errors import ConfigError, DataError
 from rex_rl.records import BadRecord
 from rex_rl.stopping import StopRequest
 
@@ -39,7 +39,7 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else {}
+        state = _read_json(folder / STATE) if (folder / STATE).is_file() else {}
         self.wall_s: dict[str, float] = state.get("wall_s", {})
         self.figures: dict[str, dict[str, float]] = state.get("figures", {})
         self.accepted: list[str] = []
@@ -66,6 +66,8 @@ class RunFolder:
                 f"{folder / CONFIG}: the run there has another configuration ({changed[0]}); "
                 "take a new name, or --accept-changes"
             )
+        if late := next((change for change in changed if run.is_done(change.partition(".")[0])), None):
+            raise ConfigError(f"{folder / CONFIG}: that stage of the run there is done ({late}); take a new name")
         if changed:
             write_whole(folder / CONFIG, resolved)
             run.accepted = changed
@@ -144,6 +146,31 @@ class RunFolder:
 
     def _save(self) -> None:
         write_whole(self.folder / STATE, json.dumps({"wall_s": self.wall_s, "figures": self.figures}, indent=2))
+
+
+def read_summary(run: Path, *stages: str) -> dict[str, Any]:
+    """A run's `summary.json`, in which these stages are.
+
+    Raises:
+        DataError: there is none, it is broken, or a stage is missing.
+    """
+    file = run / SUMMARY
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; a finished run is needed")
+    summary = _read_json(file)
+    if missing := [stage for stage in stages if stage not in summary]:
+        raise DataError(f"{file}: holds no {' and no '.join(missing)}, which is needed")
+    return summary
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file}: is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{file}: is not a JSON object")
+    return value
 
 
 def _or_null(value: float) -> float | None:

@@ -17,7 +17,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rex_rl.tracking import Tracker
 
 METRICS_FILE = "metrics.jsonl"
-STAGES = ("base", "sft", "grpo")
-"""In the order of a run; `base` is the model before any training, evaluated at step 0."""
+STAGES = ("sft", "grpo")
+"""In the order of a run."""
 HEADLINE = {"reward": "reward", "rewards/f1/mean": "f1", "loss": "loss", "kl": "kl"}
 """What the console shows of a step, and how it calls it."""
 StepWatcher = Callable[[str, int, int, Mapping[str, float]], None]
@@ -122,7 +122,7 @@ class RunLog:
         self._watchers.append(watch)
 
     def evaluation(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Held-out figures after `step` steps of `stage`, or of `base` at step 0."""
+        """Held-out figures after `step` steps of `stage`."""
         values = _named("eval/", metrics)
         self._write({"stage": stage, "step": step, "time": time.time(), **values})
         global_step = self._global_step(stage, step)
@@ -142,10 +142,10 @@ class RunLog:
         Events stay: they happened. The file is replaced at once, or left as it is.
         """
         try:
-            lines = self._lines.path.read_bytes().splitlines(keepends=True)
-            self._lines.rewrite(line for line in lines if _is_before(line, stage, step))
+            self._lines.keep(lambda line: _is_before(line, stage, step))
         except OSError as error:
             self._report_disk(error)
+        self._paces.clear()
         self._num_sft_steps = _last_sft_step(self._lines.path)
 
     def close(self, *, failed: bool = False) -> None:
@@ -226,12 +226,13 @@ class _LineFile:
                 raise
             self._num_bytes += len(data)
 
-    def rewrite(self, lines: Iterable[bytes]) -> None:
-        """Replace all lines at once; OSError leaves the file as it was."""
+    def keep(self, is_kept: Callable[[bytes], bool]) -> None:
+        """Take out all other lines at once; OSError leaves the file as it was."""
         beside = self.path.with_name(f"{self.path.name}.tmp")
-        beside.write_bytes(b"".join(lines))
-        os.replace(beside, self.path)
         with self._lock:
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            beside.write_bytes(b"".join(line for line in lines if is_kept(line)))
+            os.replace(beside, self.path)
             replaced = self._stream
             self._open()
             replaced.close()

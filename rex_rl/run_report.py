@@ -1,23 +1,17 @@
 """From a run's folder to its `report.html`; reads files only, so it works while a run goes on and after."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from rex_rl.draw import Series, overlay
+from rex_rl.draw import Series
 from rex_rl.errors import DataError
 from rex_rl.heldout import last_samples
-from rex_rl.images import open_image
 from rex_rl.report import EvalPoint, ReportData, Sample, write_report
-from rex_rl.run_folder import CONFIG, SUMMARY
+from rex_rl.run_folder import CONFIG, SUMMARY, read_summary
 from rex_rl.run_log import read_metrics
 
 STAGES = ("sft", "grpo")
 NUM_SAMPLES = 12
-PICTURE_COLUMNS, CROWDED_OBJECTS = 3, 12
 EVAL_PREFIX = "eval/"
 SHOWN_KEYS = (
     ("model", "path"),
@@ -39,39 +33,23 @@ def write_run_report(folder: Path) -> Path:
         raise DataError(f"{folder}: no {CONFIG}, so not a run's folder")
     import yaml
 
-    config = yaml.safe_load((folder / CONFIG).read_text())
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        name, facts = config["name"], {".".join(key): config[key[0]][key[1]] for key in SHOWN_KEYS}
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / CONFIG}: is not a run's configuration ({type(error).__name__}: {error})") from error
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "event" not in row]
-    summary = json.loads((folder / SUMMARY).read_text()) if (folder / SUMMARY).is_file() else {}
+    summary = read_summary(folder) if (folder / SUMMARY).is_file() else {}
     data = ReportData(
-        run_name=config["name"],
-        config={".".join(key): config[key[0]][key[1]] for key in SHOWN_KEYS},
+        run_name=name,
+        config=facts,
         summary=summary,
         series=_series(rows),
         evaluations=_evaluations(rows),
         samples=_samples(folder),
     )
     write_report(folder / "report.html", data)
-    write_picture(folder / "before_after.png", data.samples)
     return folder / "report.html"
-
-
-def write_picture(path: Path, samples: Sequence[Sample]) -> None:
-    """The first crowded held-out images, SFT's answers above GRPO's; nothing where a stage is missing."""
-    crowded = [
-        sample
-        for sample in samples
-        if set(STAGES) <= set(sample.answers) and len(sample.answers["sft"].truth_labels) >= CROWDED_OBJECTS
-    ][:PICTURE_COLUMNS]
-    if not crowded:
-        return
-    rows = [[overlay(open_image(one.image), one.answers[stage]) for one in crowded] for stage in STAGES]
-    width = max(image.width for row in rows for image in row)
-    height = max(image.height for row in rows for image in row)
-    sheet = Image.new("RGB", (width * len(crowded), height * len(rows)), "white")
-    for line, row in enumerate(rows):
-        for column, image in enumerate(row):
-            sheet.paste(image, (column * width, line * height))
-    sheet.save(path, optimize=True)
 
 
 def _series(rows: list[dict[str, Any]]) -> dict[str, Series]:
@@ -109,8 +87,10 @@ def _evaluations(rows: list[dict[str, Any]]) -> list[EvalPoint]:
 
 def _samples(folder: Path) -> list[Sample]:
     """The first images of the held-out set, answered at the end of each stage."""
-    answers: dict[tuple[str, str], dict[str, Any]] = {}  # an image may be asked about more than once
+    samples: dict[str, Sample] = {}  # by record: an image may be asked about more than once, and a folder may move
     for stage in STAGES:
         for image, result in last_samples(folder, stage)[:NUM_SAMPLES]:
-            answers.setdefault((image, result.image_id), {})[stage] = result
-    return [Sample(image=image, answers=by_stage) for (image, _), by_stage in answers.items()]
+            before = samples.get(result.image_id)
+            answers = {**(before.answers if before else {}), stage: result}
+            samples[result.image_id] = Sample(image=image, answers=answers)
+    return list(samples.values())

@@ -63,6 +63,11 @@ class Record:
         """(width, height) in pixels."""
         return (self.width, self.height)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One of each object; where text is read, the text."""
+        return tuple(thing.label for thing in self.objects)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:

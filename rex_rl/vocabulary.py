@@ -22,6 +22,7 @@ BOX_START, BOX_END = "<|box_start|>", "<|box_end|>"
 ANSWER_END = "<|im_end|>"
 IMAGE_PAD = "<|image_pad|>"
 _MARKS = (OBJECT_START, OBJECT_END, BOX_START, BOX_END, ANSWER_END)
+SPACES = " \n\t\r"
 _VISIBLE_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
 _BYTE_OF_LETTER = dict(enumerate((byte for byte in range(256) if byte not in _VISIBLE_BYTES), start=256))
 """Byte-level BPE writes a byte that shows as its own letter, the others, in order, as letters from U+0100 on."""
@@ -72,6 +73,11 @@ class Vocabulary:
         for token_id, token in self.tokenizer.get_added_tokens_decoder().items():
             table[token_id] = token.content.encode().decode("latin-1")
         return tuple(table)
+
+    @cached_property
+    def space_ids(self) -> frozenset[int]:
+        """Ids that say nothing but blanks and line ends."""
+        return frozenset(i for i, text in enumerate(self.texts) if text and not text.strip(SPACES))
 
     @cached_property
     def sampled_ids(self) -> np.ndarray:

@@ -20,12 +20,16 @@ from rex_rl.config import LearnerConfig, LoraConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
 
+MAX_PIXELS = 36 * 28 * 28
+"""Less than the scenes have and the model folder allows, so engine and learner agree only where both heed it."""
+
 
 def engine_options(model: Path) -> EngineOptions:
     """A small CPU engine."""
     return EngineOptions(
         model=str(model),
         dtype="float32",
+        max_pixels=MAX_PIXELS,
         max_sequences=8,
         max_model_tokens=512,
         block_size=32,
@@ -86,7 +90,7 @@ def start_learner(num_ranks: int, *, zero_stage: int, lora_rank: int = 0) -> Ray
     kind = ray.remote(LearnerRank).options(num_cpus=0.1, runtime_env=one_thread())
 
     def start() -> list[ActorHandle]:
-        ranks = [kind.remote(config, bfloat16=False) for _ in range(num_ranks)]
+        ranks = [kind.remote(config, bfloat16=False, max_pixels=MAX_PIXELS) for _ in range(num_ranks)]
         address, port = ray.get(ranks[0].meeting_point.remote())
         seats = [
             Seat(rank=rank, num_ranks=num_ranks, address=address, port=port, on_gpu=False, backend="gloo", threads=1)
@@ -99,9 +103,9 @@ def start_learner(num_ranks: int, *, zero_stage: int, lora_rank: int = 0) -> Ray
 
 
 @contextmanager
-def lone_rank(config: LearnerConfig) -> Iterator[LearnerRank]:
+def lone_rank(config: LearnerConfig, *, bfloat16: bool = False) -> Iterator[LearnerRank]:
     """A learner rank in this process, alone in its group; the caller looks after what it sets in the environment."""
-    rank = LearnerRank(config, bfloat16=False)
+    rank = LearnerRank(config, bfloat16=bfloat16)
     port = rank.meeting_point()[1]
     rank.connect(Seat(rank=0, num_ranks=1, address="127.0.0.1", port=port, on_gpu=False, backend="gloo", threads=1))
     yield rank

@@ -5,6 +5,8 @@ It keeps the real worker's contract: no answer before a sync, one manifest confi
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ class LightWorker:
         self._version = -1
         self._aborts = 0
         self._num_waiting = 0
+        """Changed under the condition alone."""
         self._condition, self._slots = threading.Condition(), threading.Semaphore(slots)
 
     @ray.method(concurrency_group=CONTROL_GROUP)
@@ -59,11 +62,19 @@ class LightWorker:
             self._aborts += 1
             self._condition.notify_all()
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._num_waiting += 1
+        try:
+            yield
+        finally:
+            self._num_waiting -= 1
+
     def generate(self, prompt: Prompt, sampling: Sampling) -> Group:
         """A group."""
         if self._version < 0:
             raise SyncError(f"{self._name} was asked to serve before its first weight sync")
-        with self._slots, self._condition:
+        with self._slots, self._condition, self._counted():
             aborts, version = self._aborts, self._version
             if self._condition.wait_for(lambda: self._aborts > aborts, timeout=self._answer_s):
                 raise AbortedError("given up")

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-GOOD_PER_BAD = 19
+GOOD_PER_BAD, NUM_IMAGES = 19, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,11 @@ class Poisoned:
 
 
 def write_poisoned(folder: Path, good: Sequence[dict[str, Any]], *, pixels: bytes) -> Poisoned:
-    """Write `good` records in turns, all about the image `pixels`, with the poison between them."""
+    """Write `good` records in turns, all about images with these `pixels`, with the poison between them."""
     images = folder / "images"
     images.mkdir()
-    (images / "good.png").write_bytes(pixels)
+    for i in range(NUM_IMAGES):  # held back are whole images, so one would not do
+        (images / f"good_{i}.png").write_bytes(pixels)
     (images / "corrupt.png").write_bytes(pixels[: len(pixels) // 2])
     (images / "empty.png").write_bytes(b"")
     Image.new("1", (9000, 9000)).save(images / "bomb.png")
@@ -42,10 +43,13 @@ def write_poisoned(folder: Path, good: Sequence[dict[str, Any]], *, pixels: byte
         {"image": "link.png"},
         {"objects": not_a_number},
     ]
-    clean = [good[i % len(good)] | {"id": f"good_{i}", "image": "good.png"} for i in range(GOOD_PER_BAD * len(poison))]
+    clean = [
+        good[i % len(good)] | {"id": f"good_{i}", "image": f"good_{i % NUM_IMAGES}.png"}
+        for i in range(GOOD_PER_BAD * len(poison))
+    ]
     lines = list(clean)
     for i, change in enumerate(poison):
-        lines.insert(17 * i, good[0] | {"id": f"bad_{i}", "image": "good.png"} | change)
+        lines.insert(17 * i, good[0] | {"id": f"bad_{i}", "image": "good_0.png"} | change)
     written = Poisoned(file=folder / "train.jsonl", clean=folder / "clean.jsonl", images=images, num_bad=len(poison))
     for file, records in ((written.file, lines), (written.clean, clean)):
         file.write_text("".join(json.dumps(record) + "\n" for record in records))

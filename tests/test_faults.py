@@ -14,7 +14,7 @@ from statistics import mean
 import pytest
 
 from rex_rl.guards import GROUPS
-from rex_rl.shapes.world import SceneKind, write_split
+from rex_rl.shapes.world import write_split
 from tests.breaking_rank import FOLDER, NAN_LOSS, NAN_WEIGHTS, notes, position
 from tests.faulty_job import ROLES, FaultyJob, StartJob, differences, learned
 from tests.poison import write_poisoned
@@ -196,7 +196,7 @@ def test_both_ranks_of_a_learner_are_killed_and_one_is_stopped(start_job: StartJ
 @pytest.mark.soak
 def test_a_run_with_one_record_in_twenty_poisoned_is_the_one_without_them(start_job: StartJob, tmp_path: Path) -> None:
     """Each is counted by its reason and put aside; the run's numbers are those of the clean data, to the bit."""
-    file = write_split(tmp_path / "shapes", name="good", num_images=1, seed=0, kind=SceneKind())
+    file = write_split(tmp_path / "shapes", name="good", num_images=1, seed=0)
     good = json.loads(file.read_text())
     poisoned = write_poisoned(tmp_path, [good], pixels=(file.parent / good["image"]).read_bytes())
     settings = (f"data.images={poisoned.images}", "data.max_bad_fraction=0.1")

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rex_rl.errors import UserError
+
 IMAGE_SIDE_PX = 196
 """Side of a scene: 7 x 7 merged vision patches of 28 px, so the processor never resizes it."""
 
@@ -204,13 +206,29 @@ def sample_record(rng: np.random.Generator, kind: SceneKind, task: str) -> tuple
 
 
 def write_split(
-    folder: Path, *, name: str, num_images: int, seed: int, kind: SceneKind, tasks: Sequence[str] = ("detection",)
+    folder: Path,
+    *,
+    name: str,
+    num_images: int,
+    seed: int,
+    tasks: Sequence[str] = ("detection",),
+    kind: SceneKind = SceneKind(),
 ) -> Path:
     """Write `num_images` scenes a task as `images/NAME_000000.png` plus `NAME.jsonl`, like any user's data set.
 
     Tasks take turns. Every image has its own generator, seeded by (seed, index): a longer split starts with the
     shorter one.
+
+    Raises:
+        UserError: the folder cannot be written to.
     """
+    try:
+        return _write_split(folder, name, num_images, seed, tasks, kind)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_split(folder: Path, name: str, num_images: int, seed: int, tasks: Sequence[str], kind: SceneKind) -> Path:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     for index in range(num_images * len(tasks)):

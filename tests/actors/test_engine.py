@@ -14,7 +14,7 @@ from actors.worker import FolderWeights
 from rex_rl.batch import IMAGE_TOKEN_PX
 from rex_rl.errors import RolloutError
 from rex_rl.repeats import RepeatWatch
-from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
+from rex_rl.shapes.world import IMAGE_SIDE_PX, write_split
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, FinishReason, Prompt, Sampling
 from rex_rl.vocabulary import load_vocabulary
@@ -65,7 +65,7 @@ def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     folder = tmp_path_factory.mktemp("scenes")
-    write_split(folder, name="a", num_images=NUM_PROMPTS, seed=3, kind=SceneKind())
+    write_split(folder, name="a", num_images=NUM_PROMPTS, seed=3)
     return [prompt_for(path, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)) for path in sorted((folder / "images").iterdir())]
 
 

@@ -112,6 +112,30 @@ def test_a_step_without_a_finite_loss_or_norm_changes_nothing_and_the_next_is_as
 
 
 @pytest.mark.engine
+def test_a_bfloat16_rank_goes_on_from_its_float32_weights(
+    tiny_model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is forwarded has lost their last digits, so a state made of it would begin anew somewhere else."""
+    for name in RANK_ENVIRONMENT:
+        monkeypatch.setenv(name, "before")  # so that it is put back
+    batch, file = groups(image), tmp_path / "state.safetensors"
+    with lone_rank(LearnerConfig(), bfloat16=True) as rank:
+        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        step(rank, batch)
+        rank.save_state(str(file))
+        rank._writing.result()
+        step(rank, batch)
+        expected = {key: tensor.clone() for key, tensor in rank._engine.named_state()}
+        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        rank.load_state(str(file))
+        step(rank, batch)
+        found = dict(rank._engine.named_state())
+    assert any(not torch.equal(tensor, tensor.bfloat16()) for tensor in expected.values())
+    assert any(bool(tensor.any()) for key, tensor in expected.items() if key.startswith("exp_avg_sq/"))
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize("rank", [0, 3], indirect=True)
 def test_weights_that_are_no_numbers_are_said_to_be_why(
     rank: LearnerRank, image: Path, monkeypatch: pytest.MonkeyPatch

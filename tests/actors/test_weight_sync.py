@@ -21,7 +21,7 @@ from actors.worker import FolderWeights
 from rex_rl.config import GrpoConfig
 from rex_rl.config_schema import GrpoRates
 from rex_rl.errors import SyncError
-from rex_rl.shapes.world import IMAGE_SIDE_PX, SceneKind, write_split
+from rex_rl.shapes.world import IMAGE_SIDE_PX, write_split
 from rex_rl.types import Group, Prompt, Sampling
 from rex_rl.vocabulary import load_vocabulary
 from tests.engines import as_batch, only_worker, prompt_for, start_learner, start_pool, start_worker
@@ -60,7 +60,7 @@ def learner(request: pytest.FixtureRequest, ray_cluster: None) -> Iterator[RayLe
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     """Two scenes and a photograph that the processor has to resize."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_split(folder, name="a", num_images=2, seed=3, kind=SceneKind())
+    write_split(folder, name="a", num_images=2, seed=3)
     scenes = [prompt_for(path, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)) for path in sorted((folder / "images").iterdir())]
     return [*scenes, prompt_for(PHOTO, Image.open(PHOTO).size, ("cup",))]
 

@@ -1,5 +1,6 @@
 """Records of every task, for laws that all tasks share: hypothesis strategies and one plain record each."""
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,12 @@ PLACES = st.tuples(SHARES, SHARES)
 REACHES = st.tuples(SHARES, st.sampled_from([True, False]), SHARES)
 """Where a side begins, whether it is at most two pixels long, and what part of the longest it is."""
 NAMES = ("cat", "red circle", 'a "b", (c) < d', "tv/monitor", "café", "person1x")
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12).filter(str.strip)
+TEXTS = (
+    st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12)
+    .map(lambda text: unicodedata.normalize("NFC", text).strip())
+    .filter(bool)
+)
+"""As a reader gives them: composed, and without blanks around them."""
 
 
 def record_of(task: str, *objects: Object, size: tuple[int, int] = (1000, 1000), **fields: Any) -> Record:

@@ -163,24 +163,26 @@ def test_image_headers_must_agree_when_images_are_checked(tmp_path: Path) -> Non
     assert not read(file, images=PHOTOS, check_images=False).bad
 
 
-def test_the_reader_is_chosen_by_content(tmp_path: Path) -> None:
-    """COCO, JSON lines under either suffix, and neither."""
+def test_the_reader_is_chosen_by_the_suffix(tmp_path: Path) -> None:
+    """COCO is `.json`, JSON lines are anything else; what is neither is refused with its place."""
     coco = write(tmp_path, [image()], [annotation()])
     options: dict[str, Any] = {"check_images": False}
     records = read_dataset(coco, **options).records
-    for name in ("records.jsonl", "records.json"):
-        write_records(tmp_path / name, records)
-        (again,) = read_dataset(tmp_path / name, **options).records
-        assert (again.objects, again.source) == (records[0].objects, f"{tmp_path / name}:1")
-    write_records(tmp_path / "two.json", records)
-    (tmp_path / "two.json").write_text((tmp_path / "two.json").read_text() + '{"id": "x"}\n')
-    assert read_dataset(tmp_path / "two.json", max_bad_fraction=0.5, **options).num_read == 2
-    for content, expected in (("[]", "not JSON lines"), ('{"images": []}', "'annotations' is missing"), ("", "empty")):
+    write_records(tmp_path / "records.jsonl", records)
+    (again,) = read_dataset(tmp_path / "records.jsonl", **options).records
+    assert (again.objects, again.source) == (records[0].objects, f"{tmp_path / 'records.jsonl'}:1")
+    for content, expected in (
+        ("[]", "not a COCO file: a list"),
+        ('{"images": []}', "'annotations' is missing"),
+        ('{"images":\n[}', "not JSON: .* at line 2, column 2"),
+        ("", "not JSON"),
+    ):
         coco.write_text(content)
         with pytest.raises(DataError, match=expected):
             read_dataset(coco, **options)
-    with pytest.raises(DataError, match="no such file"):
-        read_dataset(tmp_path / "none.json")
+    for name in ("none.json", "none.jsonl"):
+        with pytest.raises(DataError, match="no such file"):
+            read_dataset(tmp_path / name)
 
 
 def test_real_photographs_are_read_without_a_bad_record() -> None:

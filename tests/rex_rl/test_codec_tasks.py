@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.masks import Mask, read_masks
+from rewards.polygons import region_iou, regions
 from rex_rl.codec import Codec, encode_answer, objects_of, question_of, truth_on_grid
 from rex_rl.rle import compress
 from rex_rl.tasks import TASKS
@@ -140,13 +141,6 @@ def test_recognised_text(codec: Codec, body: list[str], labels: object, absent: 
     assert (shapes.labels, shapes.absent, shapes.faults) == (labels, absent, faults)
 
 
-def test_texts_compare_as_the_tokenizer_writes_them(codec: Codec) -> None:
-    """Decomposed letters and spaces at the ends: a perfect answer reads exactly like the truth."""
-    record = record_of("ocr_box", Object(label=" cafe\u0301 ", bbox=(1.0, 2.0, 3.0, 4.0)), categories=("word",))
-    shapes = codec.decode(codec.encode(record, ("word",)), task=TASKS["ocr_box"], categories=("word",))
-    assert shapes.labels == truth_on_grid(record).labels == ("caf\u00e9",)
-
-
 def test_polygons_of_different_length_repeat_their_last_vertex(codec: Codec) -> None:
     three, five = "<1><1><9><1><9><9>", "<1><1><9><1><9><5><9><9><1><9>"
     text = f"<|object_ref_start|>a<|object_ref_end|><|box_start|>{three},{five}<|box_end|>"
@@ -178,6 +172,17 @@ def test_a_polygon_thinner_than_the_grid_becomes_its_box() -> None:
     thin = Object(label="l", polygon=((10.0, 10.0), (10.1, 10.0), (10.1, 900.0)))
     truth = truth_on_grid(record_of("ocr_polygon", thin, size=(1000, 1000)))
     assert truth.bins_NK.tolist() == [[10, 10, 11, 10, 11, 899, 10, 899]]
+
+
+def test_a_polygon_that_encloses_nothing_becomes_its_box() -> None:
+    """Rings that cross themselves: with an area by the shoelace formula and none by what they enclose."""
+    x_V = np.linspace(0, 2000, 40)
+    upper = np.stack([x_V, 1500 + 400 * np.sin(x_V / 300)], axis=1)
+    band = np.concatenate([upper, (upper + np.array([0, 2]))[::-1]])  # 80 vertices round a line of text, 2 pixels thick
+    for ring, size in ((band, (4000, 3000)), (np.array([[0, 2], [3, 2], [2, 2], [0, 1], [3, 2.0]]), (999, 999))):
+        thing = Object(label="l", polygon=tuple(map(tuple, ring.tolist())))
+        truth = truth_on_grid(record_of("ocr_polygon", thing, size=size))
+        assert region_iou(regions(truth.bins_NK), regions(truth.bins_NK)).tolist() == [1.0]
 
 
 def test_where_to_point() -> None:

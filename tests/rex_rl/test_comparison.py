@@ -82,8 +82,29 @@ def test_unfinished_runs_are_the_users_mistake(tmp_path: Path) -> None:
     """One line that names the file; a run of one stage has nothing to compare."""
     with pytest.raises(DataError, match=r"summary\.json: no such file"):
         compare([tmp_path / "nowhere"])
-    with pytest.raises(DataError, match="both stages are needed"):
-        compare([finished_run(tmp_path, "a", sft_f1=0.4)])
+    alone = finished_run(tmp_path, "a", sft_f1=0.4)
+    for ask in (lambda: compare([alone]), lambda: control_config(alone)):
+        with pytest.raises(DataError, match=r"summary\.json: holds no grpo, which is needed"):
+            ask()
+    (alone / SUMMARY).write_text("{")
+    with pytest.raises(DataError, match=r"summary\.json: is not JSON"):
+        compare([alone])
+
+
+def test_stages_that_judged_other_images_are_not_compared(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "a", sft_f1=0.4, grpo_f1=0.5)
+    for stage in ("sft", "grpo"):
+        record = fakes.record(f"of {stage}")
+        result = ImageResult(
+            image_id=record.id, width=100, height=80, faults=(), truth_labels=("cat",),
+            truth_NK=np.array([[0.0, 5, 8, 60]]), said_labels=(), said_NK=np.zeros((0, 4)),
+        )  # fmt: skip
+        write_samples(run / "samples" / f"{stage}_000009.jsonl", [record], [result])
+    with pytest.raises(DataError, match="not of the same images"):
+        compare([run])
+    (run / "samples" / "grpo_000009.jsonl").write_text("[]\n")
+    with pytest.raises(DataError, match="is not what an evaluation left"):
+        compare([run])
 
 
 def test_each_tasks_gain_has_its_interval(tmp_path: Path) -> None:

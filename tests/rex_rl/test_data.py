@@ -1,6 +1,7 @@
 """The prompt stream: a pure function of seed and position that uses every record once an epoch."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,14 @@ def test_a_split_holds_back_its_share(count: int, fraction: float, seed: int) ->
         assert side == sorted(side, key=records.index)
     assert len(held) == min(max(1, round(fraction * count)), count - 1)
     assert split_records(records, heldout_fraction=fraction, seed=seed) == (train, held)
+
+
+def test_an_image_is_on_one_side_of_a_split() -> None:
+    """Four questions about each: none is judged whose image was trained on, and the share is of images."""
+    records = [replace(fakes.record(f"{i}"), image=f"/images/{i // 4}.png") for i in range(400)]
+    train, held = split_records(records, heldout_fraction=0.1, seed=0)
+    assert len(held) == 40
+    assert not {record.image for record in train} & {record.image for record in held}
 
 
 def test_an_sft_batch_is_the_true_answers_at_equal_weight_a_token(codec: Codec, vocabulary: Vocabulary) -> None:

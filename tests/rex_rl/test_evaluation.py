@@ -342,6 +342,12 @@ def test_a_point_is_right_in_a_true_box_and_counts_once() -> None:
     assert evaluate([pointed(boxes, [])])["f1_50"] == 0
 
 
+def test_every_point_counts_that_has_a_box_of_its_own() -> None:
+    """The first point lies in both boxes, the second in the first alone: in the order written it would be left over."""
+    boxes = [[0.0, 0.0, 100.0, 100.0], [10.0, 40.0, 40.0, 60.0]]
+    assert evaluate([pointed(boxes, [[25.0, 50.0], [50.0, 50.0]])])["f1_50"] == 1
+
+
 def test_points_are_near_by_bins_and_closeness_counts_where_there_is_no_box() -> None:
     """8 px up are 4 bins: a duplicate, and worth 1 - 4 / 50 = 0.92, which is enough at 0.5 and not at 0.95."""
     figures = evaluate([pointed([[100.0, 100.0]], [[100.0, 108.0], [100.0, 100.0]])])

@@ -14,7 +14,7 @@ from rex_rl.heldout import HeldOut, answer_greedily, read_samples, result_of, wr
 from rex_rl.image_result import ImageResult
 from rex_rl.records import read_records
 from rex_rl.run_folder import RunFolder
-from rex_rl.shapes.world import SceneKind, write_split
+from rex_rl.shapes.world import write_split
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Answer, FinishReason, Group, Object, Prompt, Record, Sampling
 from tests import fakes
@@ -78,7 +78,7 @@ def test_figures_and_samples_of_an_evaluation(codec: Codec, tmp_path: Path) -> N
 
 def test_points_and_words_are_judged_and_kept(codec: Codec, tmp_path: Path) -> None:
     """Perfect answers have figures of 1 in every task, points by their things' boxes, also when read back."""
-    file = write_split(tmp_path, name="mix", num_images=2, seed=1, kind=SceneKind(), tasks=SHAPES_TASKS)
+    file = write_split(tmp_path, name="mix", num_images=2, seed=1, tasks=SHAPES_TASKS)
     records = read_records(file, task=None).records
     results = [result_of(record, true_answer(record, codec), codec) for record in records]
     write_samples(tmp_path / "sft_000001.jsonl", records, results)

@@ -197,4 +197,5 @@ def test_no_text_takes_long(codec: Codec, vocabulary: Vocabulary) -> None:
         start = time.perf_counter()
         codec.decode(tokens, task=TASK, categories=("person",))
         codec.decode([*tokens, vocabulary.answer_end_id], task=TASK, categories=("person",))
+        codec.decode([*tokens, *vocabulary.encode("x"), vocabulary.answer_end_id], task=TASK, categories=("person",))
         assert time.perf_counter() - start < 2

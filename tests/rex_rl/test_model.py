@@ -25,6 +25,7 @@ from rex_rl.model import (
 from rex_rl.positions import GroupLayout, prompt_positions
 from rex_rl.tasks import TASKS, chat_prompt
 from rex_rl.vocabulary import Vocabulary
+from tests.engines import MAX_PIXELS
 
 LENGTHS = (7, 1, 12, 4)
 TOLERANCE = 1e-5
@@ -47,6 +48,16 @@ def prompt(vocabulary: Vocabulary) -> list[int]:
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def test_images_are_shrunk_to_the_pixels_asked_for_and_the_folder_remembers(tiny_model: Path, tmp_path: Path) -> None:
+    """Engines agree with the learner on the images of tests/actors/test_weight_sync.py, which are larger than this."""
+    limited = ImagePreparer(tiny_model, max_pixels=MAX_PIXELS)
+    limited.save(tmp_path)
+    for prepare in (limited, ImagePreparer(tmp_path)):
+        _, grid_3 = prepare(picture(196, 196))
+        assert grid_3.tolist() == [1, 12, 12]
+    assert ImagePreparer(tiny_model)(picture(196, 196))[1].tolist() == [1, 14, 14]
 
 
 def random_answers(vocabulary: Vocabulary, lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:

@@ -270,6 +270,17 @@ def test_what_is_written_is_read_back_equal(
     assert list(read_records(file, task=task, check_images=False, max_bad_fraction=0).records) == written
 
 
+def test_names_and_texts_are_as_a_tokenizer_gives_them_back(tmp_path: Path) -> None:
+    """Composed, without blanks around them; two that become one are refused, for no answer could tell them apart."""
+    thing = {"label": " cafe\u0301 ", "bbox": [1, 2, 3, 4]}
+    one = GOOD | {"categories": ["caf\u00e9", "dog "], "objects": [thing]}
+    two = GOOD | {"id": "b", "categories": ["cat", "cat "], "objects": []}
+    found = read(write(tmp_path, one, two))
+    (record,) = found.records
+    assert (record.categories, record.labels) == (("caf\u00e9", "dog"), ("caf\u00e9",))
+    assert [bad.text.partition(":2: ")[2] for bad in found.bad] == ["categories: a name stands twice"]
+
+
 def test_each_record_may_name_its_own_task(tmp_path: Path) -> None:
     """For a mix of tasks in one file; one that names none is detection, and one that does not exist is a bad record."""
     point = {"task": "pointing", "objects": [{"label": "cat", "point": [1, 2]}]}

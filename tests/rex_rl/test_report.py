@@ -184,16 +184,6 @@ def test_one_stage_alone_is_shown_without_change(full: ReportData) -> None:
     assert sum(tag == "svg" for tag, _ in parsed.tags) == 1
 
 
-def test_grpo_alone_is_held_against_its_start(full: ReportData) -> None:
-    """GRPO only: the evaluation at step 0 takes the place of SFT where there is one."""
-    alone = replace(full, summary={"grpo": GRPO})
-    text = read(render_report(alone)).text
-    assert "Start \u2192 GRPO" in text
-    assert "50.0 %" in text
-    assert "\u2191 4.7 pt better" in text
-    assert "Start" not in read(render_report(replace(alone, evaluations=()))).text
-
-
 def test_a_run_that_left_nothing_has_a_page(full: ReportData) -> None:
     """No step, no evaluation, no image: the page says so."""
     text = read(render_report(ReportData(run_name="r", config={}, summary={}, series={}))).text
@@ -233,11 +223,6 @@ def test_an_image_that_is_gone_does_not_cost_the_report(full: ReportData, tmp_pa
     assert "gone.png" in parsed.text
     assert "broken.png" in parsed.text
     assert sum(tag == "img" for tag, _ in parsed.tags) == 4
-
-
-def test_at_most_a_dozen_images(full: ReportData) -> None:
-    """Twenty samples make twelve articles."""
-    assert render_report(replace(full, samples=[*full.samples] * 10)).count("<article>") == 12
 
 
 def test_figures_of_the_evaluation_fit_the_page(full: ReportData) -> None:

@@ -161,7 +161,6 @@ def test_reading_a_file_that_is_not_there_names_it(tmp_path: Path) -> None:
 
 def test_truncation_leaves_what_came_before(tmp_path: Path, log: RunLog, console: FakeConsole) -> None:
     """Lines of the stage beyond the step, and of later stages, go; earlier ones and events stay; logging goes on."""
-    log.evaluation("base", 0, {"f1_50": 0.1})
     for step in (1, 2, 3):
         log.step("sft", step, num_steps=3, metrics={"loss": 1.0}, seconds={})
     log.evaluation("sft", 3, {"f1_50": 0.3})
@@ -173,21 +172,28 @@ def test_truncation_leaves_what_came_before(tmp_path: Path, log: RunLog, console
     log.truncate_after("grpo", 1)
     kept = [(line.get("stage"), line.get("step")) for line in lines(tmp_path)]
     told = (None, None)
-    stages = [("base", 0), ("sft", 1), ("sft", 2), ("sft", 3), ("sft", 3), ("grpo", 1)]
+    stages = [("sft", 1), ("sft", 2), ("sft", 3), ("sft", 3), ("grpo", 1)]
     assert kept == [*stages, told, told, told]
     grpo_step(log, 2)
     assert lines(tmp_path)[-1]["step"] == 2
 
     log.truncate_after("sft", 0)
-    assert [line["stage"] for line in lines(tmp_path) if "stage" in line] == ["base"]
+    assert not [line for line in lines(tmp_path) if "stage" in line]
+    log.step("sft", 1, num_steps=3, metrics={}, seconds={})
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_a_step_before_the_first_of_this_process_may_come(log: RunLog) -> None:
+    """Where a learner is lost and the newest checkpoint is refused: how long is left is counted anew from there."""
+    log.step("grpo", 51, num_steps=60, metrics={}, seconds={"learn": 1.0})
+    log.truncate_after("grpo", 49)
+    log.step("grpo", 50, num_steps=60, metrics={}, seconds={"learn": 1.0})
 
 
 def test_wandb_gets_its_own_step_axes_and_rising_rows(tmp_path: Path, console: FakeConsole) -> None:
     """eval/step counts SFT's steps before GRPO's, also in a process that did not run SFT; one call a step."""
     first, second = FakeTracker(), FakeTracker()
     with RunLog(tmp_path, tracker=first, console=console) as log:  # type: ignore[arg-type]
-        log.evaluation("base", 0, {"f1_50": 0.1})
         for step in (1, 2):
             log.step("sft", step, num_steps=2, metrics={"loss": 1.0}, seconds={"learn": 0.5})
         log.evaluation("sft", 2, {"f1_50": 0.3})
@@ -197,7 +203,6 @@ def test_wandb_gets_its_own_step_axes_and_rising_rows(tmp_path: Path, console: F
         log.evaluation("grpo", 1, {"f1_50": 0.4})
     calls = first.calls + second.calls
     assert [(axis, position) for axis, position, _, _ in calls] == [
-        ("eval/step", 0),
         ("sft/step", 1),
         ("sft/step", 2),
         ("eval/step", 2),

@@ -1,12 +1,10 @@
 """The report of a run's folder, whatever part of it is there yet."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from rex_rl import run_report
 from rex_rl.config import Config, dump_config
@@ -113,26 +111,6 @@ def test_the_page_is_written_with_and_without_a_summary(folder: Path) -> None:
     (folder / SUMMARY).write_text(json.dumps({"sft": {"f1_50": 0.25}, "grpo": {"f1_50": 0.75}, "wall_s": {"sft": 9.0}}))
     write_run_report(folder)
     assert "75.0" in page.read_text()
-
-
-def test_before_and_after_as_one_picture(folder: Path) -> None:
-    """The first crowded images, SFT's answers above GRPO's; none where a stage has no answers."""
-    write_run_report(folder)
-    assert not (folder / "before_after.png").exists()
-    image = folder / "scene.png"
-    Image.new("RGB", (50, 40)).save(image)
-    boxes_N4 = np.tile([1.0, 1, 9, 9], (run_report.CROWDED_OBJECTS, 1))
-    labels = ("cat",) * len(boxes_N4)
-    result = ImageResult(
-        image_id="a", width=50, height=40, truth_labels=labels, truth_NK=boxes_N4, said_labels=labels,
-        said_NK=boxes_N4, faults=(),
-    )  # fmt: skip
-    record = replace(fakes.record(), image=str(image))
-    for stage in ("sft", "grpo"):
-        write_samples(folder / "samples" / f"{stage}_000001.jsonl", [record], [result])
-    write_run_report(folder)
-    with Image.open(folder / "before_after.png") as sheet:
-        assert sheet.height >= 2 * 40
 
 
 def test_a_folder_that_is_no_run_is_the_users_mistake(tmp_path: Path) -> None:

@@ -116,9 +116,7 @@ def test_a_third_of_the_questions_ask_for_what_is_not_there(scenes: list[Scene])
 
 def test_a_longer_split_starts_with_the_shorter(tmp_path: Path) -> None:
     """Lines and pixels; so more data never means other data."""
-    short, long = (
-        write_split(tmp_path / str(count), name="train", num_images=count, seed=5, kind=SceneKind()) for count in (3, 5)
-    )
+    short, long = (write_split(tmp_path / str(count), name="train", num_images=count, seed=5) for count in (3, 5))
     assert long.read_text().splitlines()[:3] == short.read_text().splitlines()
     for image in sorted((tmp_path / "3" / "images").iterdir()):
         assert image.read_bytes() == (tmp_path / "5" / "images" / image.name).read_bytes()
@@ -126,7 +124,7 @@ def test_a_longer_split_starts_with_the_shorter(tmp_path: Path) -> None:
 
 def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
     """Images decoded, sizes checked, no record bad."""
-    file = write_split(tmp_path, name="heldout", num_images=4, seed=5, kind=SceneKind())
+    file = write_split(tmp_path, name="heldout", num_images=4, seed=5)
     records = read_records(file, decode_images=True, max_bad_fraction=0.0).records
     assert [record.id for record in records] == [f"heldout_{i:06d}" for i in range(4)]
     assert {record.size for record in records} == {(IMAGE_SIDE_PX, IMAGE_SIDE_PX)}
@@ -139,7 +137,7 @@ def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
 def test_a_mix_holds_as_many_images_of_each_task_and_reads_like_any_data_set(tmp_path: Path) -> None:
     """Tasks take turns; the readers' checks of every task find nothing bad, and pixels are the same again."""
     files = [
-        write_split(tmp_path / str(count), name="train", num_images=count, seed=5, kind=SceneKind(), tasks=SHAPES_TASKS)
+        write_split(tmp_path / str(count), name="train", num_images=count, seed=5, tasks=SHAPES_TASKS)
         for count in (3, 6)
     ]
     short, long = (read_records(file, task=None, decode_images=True, max_bad_fraction=0.0).records for file in files)
