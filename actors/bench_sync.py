@@ -23,9 +23,9 @@ from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
-from actors.worker import CONCURRENCY_GROUPS, PoolLimits
+from actors.worker import CONCURRENCY_GROUPS
 from rex_rl.bench import Figure, median_s
-from rex_rl.config import LearnerConfig
+from rex_rl.config import LearnerConfig, RolloutConfig
 from rex_rl.errors import RunError
 
 T = TypeVar("T")
@@ -139,7 +139,8 @@ def bench_sync(*, num_bytes: int = NUM_BYTES, rounds: int = ROUNDS) -> list[Figu
             return [ray.remote(SyntheticLearner).options(**options).remote(num_bytes)]
 
         learner = RayLearner(start, LearnerConfig())
-        pool = RolloutPool(spawn, num_workers=NUM_WORKERS, limits=_limits())
+        settings = RolloutConfig(num_workers=NUM_WORKERS, hang_timeout_s=SYNC_TIMEOUT_S, max_deaths_in_row=1)
+        pool = RolloutPool(spawn, settings=settings)
         try:
             pool.wait_started(START_TIMEOUT_S)
             figure = _measure(ObjectStoreSync(learner, pool, timeout_s=SYNC_TIMEOUT_S), rounds)
@@ -172,14 +173,4 @@ def _measure(sync: ObjectStoreSync, rounds: int) -> Figure:
         ratio=served / copied,
         meaning=f"{num_bytes / 2**20:.0f} MiB to {NUM_WORKERS} workers, times workers, digests checked, in "
         f"{publish_s * 1e3:.0f} ms; baseline: one copy in memory",
-    )
-
-
-def _limits() -> PoolLimits:
-    return PoolLimits(
-        start_timeout_s=START_TIMEOUT_S,
-        sync_timeout_s=SYNC_TIMEOUT_S,
-        hang_timeout_s=SYNC_TIMEOUT_S,
-        max_deaths_in_row=1,
-        abort_on_sync=False,
     )

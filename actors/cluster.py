@@ -7,7 +7,6 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from actors.engine import EngineOptions
 from actors.learner import LearnerRank, Seat
 from actors.monitor import Monitor
 from actors.placement import join, plan_actors, require_placeable
@@ -16,8 +15,8 @@ from actors.reward import RewardWorker
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
-from actors.worker import CONCURRENCY_GROUPS, FolderWeights, PoolLimits
-from rex_rl.config import Config, RolloutConfig
+from actors.worker import CONCURRENCY_GROUPS, FolderWeights
+from rex_rl.config import Config
 from rex_rl.errors import LearnerLostError
 from rex_rl.reward_rule import RewardRule
 
@@ -43,8 +42,7 @@ class Cluster:
         self._actors: list[ActorHandle] = []
         self.rollouts = RolloutPool(
             self._rollout_worker,
-            num_workers=config.rollout.num_workers,
-            limits=pool_limits(config.rollout),
+            settings=config.rollout,
             tell=tell,
             deterministic=config.deterministic,
         )
@@ -95,7 +93,9 @@ class Cluster:
         return self._start(
             RolloutWorker,
             name,
-            engine_options(self._config, self._model_folder),
+            self._model_folder,
+            self._config.model,
+            rollout,
             mask_tokens=self._config.grpo.token_mask == "specials",
             options={
                 "num_cpus": rollout.num_cpus,
@@ -166,34 +166,6 @@ class Cluster:
             )
             for _ in range(self._config.reward_workers.num_workers)
         ]
-
-
-def pool_limits(rollout: RolloutConfig) -> PoolLimits:
-    """How long a rollout worker may take, and how often it may die."""
-    return PoolLimits(
-        start_timeout_s=rollout.start_timeout_s,
-        sync_timeout_s=rollout.sync_timeout_s,
-        hang_timeout_s=rollout.hang_timeout_s,
-        max_deaths_in_row=rollout.max_deaths_in_row,
-        abort_on_sync=rollout.on_sync == "abort",
-    )
-
-
-def engine_options(config: Config, model_folder: str) -> EngineOptions:
-    """How a rollout worker's engine is started."""
-    rollout = config.rollout
-    return EngineOptions(
-        model=model_folder,
-        dtype=config.model.dtype,
-        max_pixels=config.model.max_pixels,
-        max_sequences=rollout.max_sequences,
-        max_model_tokens=rollout.max_model_len,
-        block_size=rollout.block_size,
-        kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
-        threads=rollout.threads,
-        on_gpu=rollout.num_gpus > 0,
-    )
 
 
 def thread_environment(count: int) -> dict[str, dict[str, str]]:

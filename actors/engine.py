@@ -10,15 +10,14 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
 from actors.loop_watch import LoopWatch
+from rex_rl.config import ModelConfig, RolloutConfig
 from rex_rl.model import pixel_limit
 from rex_rl.types import Answer, FinishReason, Sampling
 from rex_rl.vocabulary import Vocabulary
@@ -26,8 +25,6 @@ from rex_rl.vocabulary import Vocabulary
 T = TypeVar("T")
 BASE_VERSION = -1
 """What an engine serves before its first sync: its folder's weights."""
-MAX_PROMPT_TOKENS = 3072
-"""Room for an image of 2,560 tokens (official max_pixels, 2560 x 28 x 28) and its question."""
 IDLE_WAIT_S = 0.5
 """How long an idle engine thread sleeps before it looks whether it should end; a request wakes it at once."""
 
@@ -38,52 +35,18 @@ FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "abo
 """vLLM's -> ours; the only answers that are aborted and still come out are those that loop."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """What an engine is started with."""
-
-    model: str
-    dtype: str
-    max_pixels: int | None
-    """Of an image; None is the model folder's own limit."""
-    max_sequences: int
-    max_model_tokens: int
-    block_size: int
-    kv_cache_gib: float
-    gpu_memory_utilization: float
-    threads: int
-    on_gpu: bool
-
-
-def options_for_one(model: str, *, max_answer_tokens: int) -> EngineOptions:
-    """An engine that answers one prompt at a time, on whatever this machine has."""
-    on_gpu = torch.cuda.is_available()
-    return EngineOptions(
-        model=model,
-        dtype="bfloat16" if on_gpu else "float32",
-        max_pixels=None,
-        max_sequences=1,
-        max_model_tokens=MAX_PROMPT_TOKENS + max_answer_tokens,
-        block_size=32,
-        kv_cache_gib=1.0,
-        gpu_memory_utilization=0.6,
-        threads=os.cpu_count() or 1,
-        on_gpu=on_gpu,
-    )
-
-
-def set_engine_environment(options: EngineOptions) -> None:
+def set_engine_environment(rollout: RolloutConfig) -> None:
     """Set what vLLM reads from the environment when it is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process, not in a child of it
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # its default is standard output
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not options.on_gpu:
+    if rollout.num_gpus == 0:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share few cores here
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+        os.environ["OMP_NUM_THREADS"] = str(rollout.threads)
 
 
-def build_engine(options: EngineOptions) -> Any:
+def build_engine(folder: str, model: ModelConfig, rollout: RolloutConfig) -> Any:
     """A vLLM `LLMEngine` for Qwen2.5-VL that reports the log-probabilities its tokens were drawn with."""
     from rex_rl.cpu_repair import repair
 
@@ -101,22 +64,23 @@ def build_engine(options: EngineOptions) -> Any:
     # vLLM 0.32 keeps an image's pixels from answers whose prompt is cached. Where a sync drops the caches, one of them
     # has to encode the image anew, and fails without. In one process the pixels cost nothing to hand over.
     scheduled.strip_covered_mm_data = lambda features, *rest, **named: features
+    on_gpu = rollout.num_gpus > 0
     return LLMEngine.from_engine_args(
         EngineArgs(
-            model=options.model,
-            dtype=options.dtype,
-            max_num_seqs=options.max_sequences,
-            max_model_len=options.max_model_tokens,
-            max_num_batched_tokens=max(MIN_STEP_TOKENS, options.max_model_tokens),
+            model=folder,
+            dtype=model.dtype,
+            max_num_seqs=rollout.max_sequences,
+            max_model_len=rollout.max_model_len,
+            max_num_batched_tokens=max(MIN_STEP_TOKENS, rollout.max_model_len),
             # A prompt cut in two makes vLLM take back a draw of the answer's generator, which CPU generators refuse.
-            enable_chunked_prefill=options.on_gpu,
-            block_size=options.block_size,
-            gpu_memory_utilization=options.gpu_memory_utilization,
-            kv_cache_memory_bytes=None if options.on_gpu else int(options.kv_cache_gib * 2**30),
-            enforce_eager=not options.on_gpu,
+            enable_chunked_prefill=on_gpu,
+            block_size=rollout.block_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if on_gpu else int(rollout.kv_cache_gib * 2**30),
+            enforce_eager=not on_gpu,
             enable_prefix_caching=True,
             limit_mm_per_prompt={"image": 1, "video": 0},
-            mm_processor_kwargs=pixel_limit(options.max_pixels),
+            mm_processor_kwargs=pixel_limit(model.max_pixels),
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=weight_receiver.BACKEND),
             generation_config="vllm",
@@ -128,8 +92,11 @@ def build_engine(options: EngineOptions) -> Any:
 class EngineThread:
     """The engine and the thread that owns it."""
 
-    def __init__(self, options: EngineOptions, vocabulary: Vocabulary, *, mask_tokens: bool) -> None:
-        self._options, self._vocabulary = options, vocabulary
+    def __init__(
+        self, folder: str, model: ModelConfig, rollout: RolloutConfig, vocabulary: Vocabulary, *, mask_tokens: bool
+    ) -> None:
+        """`folder` is the model's, at this point of the run; `model` says how it is loaded."""
+        self._build, self._vocabulary = partial(build_engine, folder, model, rollout), vocabulary
         self._allowed_ids = vocabulary.sampled_ids.tolist() if mask_tokens else None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: dict[str, tuple[Future[list[Answer]], str]] = {}
@@ -179,7 +146,7 @@ class EngineThread:
         self._thread.join(timeout=10)
 
     def _start(self) -> None:
-        self._engine = build_engine(self._options)
+        self._engine = self._build()
         self._engine.set_weight_version(str(BASE_VERSION))
         self._loops = LoopWatch(self._engine, self._vocabulary)
 

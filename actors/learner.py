@@ -41,18 +41,6 @@ all ranks counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Objective:
-    """What a step minimises. `name` is `sft` (negative log-likelihood) or `grpo` (the policy loss of `rex_rl.loss`)."""
-
-    name: str
-    temperature: float = 1.0
-    mask_tokens: bool = False
-    kl_beta: float = 0.0
-    grpo: GrpoConfig | None = None
-    """What the policy loss reads of its configuration; None for `sft`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Seat:
     """Where a rank sits in its group."""
 
@@ -106,27 +94,31 @@ class LearnerRank:
         self._device = torch.device("cuda" if seat.on_gpu else "cpu")
         self._kernel = kernel_on(self._device, self._config.attention)
 
-    def begin_stage(self, model_folder: str, optimiser: OptimiserConfig, objective: Objective) -> None:
-        """Load a model folder and make a fresh optimizer for it; KL's reference is that folder's model."""
+    def begin_stage(self, model_folder: str, settings: OptimiserConfig) -> None:
+        """Load a model folder and make a fresh optimizer for it; KL's reference is that folder's model.
+
+        What a step minimises follows from the settings: SFT's negative log-likelihood, or with those of GRPO the policy
+        loss of `rex_rl.loss`, under its temperature and token mask.
+        """
+        self._grpo = settings if isinstance(settings, GrpoConfig) else None
+        self._temperature = self._grpo.temperature if self._grpo else 1.0
+        is_masked = self._grpo is not None and self._grpo.token_mask == "specials"
         policy = load_policy(model_folder, dtype=self._dtype, kernel=self._kernel).to(self._device)
         policy.config.use_cache = False
         policy.train()
-        add_adapters(policy, self._config.lora, frozen=optimiser.frozen)
+        add_adapters(policy, self._config.lora, frozen=settings.frozen)
         if self._config.gradient_checkpointing:
             policy.gradient_checkpointing_enable()
-        self._objective = objective
         self._vocabulary = load_vocabulary(model_folder)
         self._prepare = ImagePreparer(model_folder, max_pixels=self._max_pixels)
-        self._allowed_ids = (
-            torch.from_numpy(self._vocabulary.sampled_ids).to(self._device) if objective.mask_tokens else None
-        )
+        self._allowed_ids = torch.from_numpy(self._vocabulary.sampled_ids).to(self._device) if is_masked else None
         self._reference = self._make_reference(model_folder, policy)
         bfloat16 = self._dtype == torch.bfloat16
-        self._engine = LearnerEngine(policy, learner=self._config, optimiser=optimiser, bfloat16=bfloat16)
+        self._engine = LearnerEngine(policy, learner=self._config, optimiser=settings, bfloat16=bfloat16)
 
     def _make_reference(self, model_folder: str, policy: torch.nn.Module) -> Forward | None:
-        grpo = self._objective.grpo
-        if grpo is None or self._objective.kl_beta == 0:
+        grpo = self._grpo
+        if grpo is None or grpo.kl_beta == 0:
             return None
         if grpo.reference == "lora_off":
             return adapterless_reference(policy, self._forward)
@@ -136,7 +128,7 @@ class LearnerRank:
             kernel=self._kernel,
             device=self._device,
             offloaded=grpo.reference == "offloaded",
-            temperature=self._objective.temperature,
+            temperature=self._temperature,
             allowed_ids=self._allowed_ids,
         )
 
@@ -304,7 +296,7 @@ class LearnerRank:
         reference_N = None if self._reference is None else self._reference(inputs).logprobs_N
         stats = self._forward(inputs)
         weights_N = self._per_token(groups, "weight")
-        if self._objective.name == "sft":
+        if self._grpo is None:
             loss_N = -stats.logprobs_N
             metrics = {"loss": (loss_N, weights_N > 0), "entropy": (stats.entropy_N, weights_N > 0)}
         else:
@@ -329,7 +321,7 @@ class LearnerRank:
     def _policy_terms(
         self, groups: Sequence[TrainGroup], reference_N: torch.Tensor | None, stats: TokenStats
     ) -> PolicyTerms:
-        assert self._objective.grpo is not None
+        assert self._grpo is not None
         lengths = [scored.answer.tokens_T.size for group in groups for scored in group.answers]
         return policy_terms(
             stats.logprobs_N,
@@ -337,7 +329,7 @@ class LearnerRank:
             advantages_N=self._per_token(groups, "advantage"),
             reference_N=reference_N,
             lengths_B=torch.tensor(lengths, device=self._device),
-            config=self._objective.grpo,
+            config=self._grpo,
         )
 
     def _per_token(self, groups: Sequence[TrainGroup], what: str) -> torch.Tensor:
@@ -371,7 +363,7 @@ class LearnerRank:
 
     def _forward(self, inputs: ForwardInputs) -> TokenStats:
         logprobs_N, entropy_N = self._engine.engine(
-            inputs, temperature=self._objective.temperature, allowed_ids=self._allowed_ids
+            inputs, temperature=self._temperature, allowed_ids=self._allowed_ids
         )
         return TokenStats(logprobs_N=logprobs_N, entropy_N=entropy_N)
 

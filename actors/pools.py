@@ -13,10 +13,9 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from actors.identity import Identity
-from actors.learner import Objective
 from actors.manifest import Manifest
 from rex_rl.batch import plan_micro_batches
-from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig, SftConfig
+from rex_rl.config import LearnerConfig, OptimiserConfig
 from rex_rl.errors import CheckpointError, LearnerLostError
 from rex_rl.types import Group, Mean, Scores, TrainGroup
 
@@ -50,24 +49,13 @@ class RayLearner:
         self._model_folder = ""
         self._num_pieces = 1
 
-    def begin_sft(self, model_folder: str, settings: SftConfig) -> None:
-        """Load a model into every rank and make ready for SFT."""
-        self._begin(model_folder, settings, Objective(name="sft"))
+    def begin(self, model_folder: str, settings: OptimiserConfig) -> None:
+        """Load a model into every rank and make ready for SFT, or with GRPO's settings for GRPO.
 
-    def begin_grpo(self, model_folder: str, settings: GrpoConfig) -> None:
-        """Load a model into every rank and make ready for GRPO; KL's reference is this model."""
-        objective = Objective(
-            name="grpo",
-            temperature=settings.temperature,
-            mask_tokens=settings.token_mask == "specials",
-            kl_beta=settings.kl_beta,
-            grpo=settings,
-        )
-        self._begin(model_folder, settings, objective)
-
-    def _begin(self, model_folder: str, optimiser: OptimiserConfig, objective: Objective) -> None:
-        self._model_folder, self._num_pieces = model_folder, optimiser.gradient_accumulation
-        self._all("begin_stage", model_folder, optimiser, objective)
+        The reference of its KL is this model.
+        """
+        self._model_folder, self._num_pieces = model_folder, settings.gradient_accumulation
+        self._all("begin_stage", model_folder, settings)
 
     def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
         """One optimizer step over all groups, shared among the ranks; metrics are joined over ranks."""

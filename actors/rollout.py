@@ -1,31 +1,38 @@
 """A rollout worker: one vLLM engine in one process, and the weights' version it serves."""
 
+import os
 import time
 from typing import Any
 
 import ray
 from ray import ObjectRef
 
-from actors.engine import BASE_VERSION, EngineOptions, EngineThread, options_for_one, set_engine_environment
+from actors.engine import BASE_VERSION, EngineThread, set_engine_environment
 from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
 from actors.weights import Bucket, tensor_digests
 from actors.worker import CONTROL_GROUP, Heartbeat
+from rex_rl.config import ModelConfig, RolloutConfig
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, Group, Prompt, Sampling
 from rex_rl.vocabulary import Vocabulary, load_vocabulary
 
+MAX_PROMPT_TOKENS = 3072
+"""Room for an image of 2,560 tokens (official max_pixels, 2560 x 28 x 28) and its question."""
+
 
 class RolloutWorker:
     """Runs as a threaded Ray actor: `generate` blocks its caller's thread, the engine's own thread does the work."""
 
-    def __init__(self, name: str, options: EngineOptions, *, mask_tokens: bool) -> None:
+    def __init__(
+        self, name: str, folder: str, model: ModelConfig, rollout: RolloutConfig, *, mask_tokens: bool
+    ) -> None:
         self.name = name
-        set_engine_environment(options)
-        self._vocabulary = load_vocabulary(options.model)
-        self._engine = EngineThread(options, self._vocabulary, mask_tokens=mask_tokens)
+        set_engine_environment(rollout)
+        self._vocabulary = load_vocabulary(folder)
+        self._engine = EngineThread(folder, model, rollout, self._vocabulary, mask_tokens=mask_tokens)
         self._version = BASE_VERSION
         self._vision_digest = ""
         self._engine.call(lambda engine: engine.collective_rpc("init_weight_transfer_engine", args=({},)))
@@ -99,10 +106,19 @@ def ask(engine: EngineThread, vocabulary: Vocabulary, prompt: Prompt, sampling: 
 
 def answer_in_process(model_folder: str, prompt: Prompt, sampling: Sampling) -> Answer:
     """One answer from an engine in this process, without a cluster."""
-    options = options_for_one(model_folder, max_answer_tokens=sampling.max_tokens)
-    set_engine_environment(options)
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    model = ModelConfig(path=model_folder, dtype="bfloat16" if on_gpu else "float32")
+    rollout = RolloutConfig(
+        num_gpus=float(on_gpu),
+        threads=os.cpu_count() or 1,
+        max_sequences=1,
+        max_model_len=MAX_PROMPT_TOKENS + sampling.max_tokens,
+    )
+    set_engine_environment(rollout)
     vocabulary = load_vocabulary(model_folder)
-    engine = EngineThread(options, vocabulary, mask_tokens=True)
+    engine = EngineThread(model_folder, model, rollout, vocabulary, mask_tokens=True)
     try:
         return ask(engine, vocabulary, prompt, sampling)[0]
     finally:

@@ -15,7 +15,8 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from actors.goodput import Goodput
-from actors.worker import PoolLimits, Ticket, Weights, Worker, WorkerLost, is_done
+from actors.worker import Ticket, Weights, Worker, WorkerLost, is_done
+from rex_rl.config import RolloutConfig
 from rex_rl.errors import AbortedError, PlacementError, RolloutError
 from rex_rl.types import Group, Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState
@@ -48,15 +49,14 @@ class RolloutPool:
         self,
         spawn: Callable[[str], ActorHandle],
         *,
-        num_workers: int,
-        limits: PoolLimits,
+        settings: RolloutConfig,
         tell: Callable[..., None] = lambda event, **facts: None,
         deterministic: bool = False,
     ) -> None:
-        self._spawn, self._limits, self._tell, self._deterministic = spawn, limits, tell, deterministic
+        self._spawn, self._settings, self._tell, self._deterministic = spawn, settings, tell, deterministic
         self._changed = threading.Condition(threading.RLock())
         self._workers: dict[str, Worker] = {}
-        self._num_target = num_workers
+        self._num_target = settings.num_workers
         self._weights: Weights | None = None
         self._queue: deque[Ticket] = deque()
         self._deaths: Counter[str] = Counter()
@@ -180,7 +180,7 @@ class RolloutPool:
                     self._look_at(worker)
         with self._changed:
             self._require_hope()
-        if self._limits.abort_on_sync:
+        if self._settings.on_sync == "abort":
             self._ask_anew()
         self.goodput.resume()
 
@@ -294,7 +294,7 @@ class RolloutPool:
         drained = worker.state is WorkerState.DRAINING
         self._reasons[worker.name] = reason
         self._deaths[worker.name] += 1
-        if not drained and self._deaths[worker.name] >= self._limits.max_deaths_in_row:
+        if not drained and self._deaths[worker.name] >= self._settings.max_deaths_in_row:
             self._retired.add(worker.name)
         self._tell(
             "rollout_worker_lost",
@@ -321,7 +321,7 @@ class RolloutPool:
         """Start what is missing, drain what is too much."""
         wanted = {f"rollout-{i}" for i in range(self._num_target)}
         for name in sorted(wanted - self._workers.keys() - self._retired):
-            self._workers[name] = Worker(name=name, actor=self._spawn(name), limits=self._limits)
+            self._workers[name] = Worker(name=name, actor=self._spawn(name), settings=self._settings)
         for name in self._workers.keys() - wanted:
             if self._workers[name].state is not WorkerState.DRAINING:
                 self._workers[name].happened(WorkerEvent.DRAIN)

@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 
 from actors.identity import Identity
 from actors.manifest import Manifest
+from rex_rl.config import RolloutConfig
 from rex_rl.types import Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState, after
 
@@ -22,18 +23,6 @@ threads, a heartbeat would come late and the worker count as lost.
 """
 CONCURRENCY_GROUPS = {CONTROL_GROUP: 4}
 """An option of every rollout worker's actor."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolLimits:
-    """How long a worker may take, and how often it may die."""
-
-    start_timeout_s: float
-    sync_timeout_s: float
-    hang_timeout_s: float
-    max_deaths_in_row: int
-    abort_on_sync: bool
-    """Answers in flight are given up at a sync and asked for anew, instead of going on under the new weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +85,8 @@ class Worker:
 
     name: str
     actor: ActorHandle
-    limits: PoolLimits
+    settings: RolloutConfig
+    """How long it may take, and what a sync does to answers in flight."""
     state: WorkerState = WorkerState.STARTING
     identity: Identity | None = None
     version: int | None = None
@@ -138,7 +128,7 @@ class Worker:
             return
         self.happened(WorkerEvent.OUTDATED)
         if self.update is None:
-            self.update = weights.send(self.actor, abort=self.limits.abort_on_sync)
+            self.update = weights.send(self.actor, abort=self.settings.on_sync == "abort")
             self._update_sent_s = time.monotonic()
 
     def look(self, weights: Weights | None) -> None:
@@ -171,7 +161,7 @@ class Worker:
             self.identity = ray.get(self._ready)
             self.happened(WorkerEvent.STARTED)
             self._moved_s = time.monotonic()
-        elif (waited_s := time.monotonic() - self._born_s) > self.limits.start_timeout_s:
+        elif (waited_s := time.monotonic() - self._born_s) > self.settings.start_timeout_s:
             raise WorkerLost(f"it was not ready within {waited_s:.0f} s")
 
     def _look_at_update(self, weights: Weights | None) -> None:
@@ -187,9 +177,9 @@ class Worker:
                     raise WorkerLost(f"it confirmed version {confirmed.version} with another digest")
                 self.version = confirmed.version
                 self.happened(WorkerEvent.SYNCED)
-        elif time.monotonic() - self._update_sent_s > self.limits.sync_timeout_s:
+        elif time.monotonic() - self._update_sent_s > self.settings.sync_timeout_s:
             raise WorkerLost(
-                f"it did not confirm version {weights.manifest.version} within {self.limits.sync_timeout_s:g} s"
+                f"it did not confirm version {weights.manifest.version} within {self.settings.sync_timeout_s:g} s"
             )
 
     def _look_at_heartbeat(self) -> None:
@@ -203,10 +193,10 @@ class Worker:
             if beat.num_loops != self._num_loops or self.update is not None:  # an update has a limit of its own
                 self._num_loops, self._moved_s = beat.num_loops, now_s
             # The first answers may compile for long.
-            patience_s = self.limits.hang_timeout_s if self.num_served else self.limits.start_timeout_s
+            patience_s = self.settings.hang_timeout_s if self.num_served else self.settings.start_timeout_s
             if now_s - self._moved_s > patience_s:
                 raise WorkerLost(f"its engine has not moved for {now_s - self._moved_s:.0f} s")
-        elif now_s - self._ping_sent_s > self.limits.hang_timeout_s:
+        elif now_s - self._ping_sent_s > self.settings.hang_timeout_s:
             raise WorkerLost(f"no sign of life for {now_s - self._ping_sent_s:.0f} s")
 
 

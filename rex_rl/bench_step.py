@@ -124,7 +124,7 @@ class StepBench:
     def times(self, *, max_staleness: int, answer_tokens: int, num_steps: int, edge: int) -> StepTimes:
         """A run from the model's own weights."""
         settings = step_settings(max_staleness=max_staleness, answer_tokens=answer_tokens, num_steps=num_steps)
-        self._cluster.learner.begin_grpo(str(self._model), settings)
+        self._cluster.learner.begin(str(self._model), settings)
         feed = RolloutFeed(self._cluster.rollouts, PromptStream(records=self._records, seed=0), settings, seed=0)
         watch: Any = Stopwatch()
         grpo.train(

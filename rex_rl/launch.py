@@ -178,12 +178,12 @@ class _Stage:
         self._run.end_stage(stage, heldout.figures)
 
     def _sft(self, settings: SftConfig, model: Path, codec: Codec, shared: dict[str, Any]) -> None:
-        self._cluster.learner.begin_sft(str(model), settings)
+        self._cluster.learner.begin(str(model), settings)
         stream = PromptStream(records=self._data.train, seed=self._config.seed, paraphrase=settings.paraphrase)
         sft.train(settings, stream=stream, codec=codec, **shared)
 
     def _grpo(self, settings: GrpoConfig, model: Path, shared: dict[str, Any]) -> None:
-        self._cluster.learner.begin_grpo(str(model), settings)
+        self._cluster.learner.begin(str(model), settings)
         stream = PromptStream(records=self._data.train, seed=self._config.seed + 1)
         rollouts, tell = self._cluster.rollouts, self._log.event
         with contextlib.closing(RolloutFeed(rollouts, stream, settings, seed=self._config.seed, tell=tell)) as feed:
@@ -268,10 +268,10 @@ def bench_rollout() -> list[Figure]:
     return bench.bench_rollout()
 
 
-def bench_step(**settings: int) -> list[Figure]:
-    """Rollout beside learning against one after the other; `settings` as of `rex_rl.bench_step.step_figures`."""
+def bench_step() -> list[Figure]:
+    """Rollout beside learning against one after the other."""
     from actors import bench_step as held
     from rex_rl.bench_step import StepBench, step_figures
 
     with held.held_cluster() as (cluster, config, model):
-        return step_figures(StepBench(cluster, load_split(config).train, model), **settings)
+        return step_figures(StepBench(cluster, load_split(config).train, model))

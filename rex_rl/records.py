@@ -216,7 +216,7 @@ def _lines(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]
                     raise DataError(f"{file}: not JSON lines: line {line} has {MAX_LINE_BYTES:,} bytes or more")
                 if not raw.strip():
                     continue
-                value = _parse(raw.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else raw.strip())
+                value = parse_line(raw.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else raw.strip())
                 if isinstance(value, DataError):
                     first_fault = first_fault or f"line {line}: {str(value).removeprefix('json: ')}"
                     if num_objects == 0 and line >= _PROBE_LINES:
@@ -230,7 +230,7 @@ def _lines(file: str | Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]
         raise DataError(f"{file}: not JSON lines: {first_fault}" if first_fault else f"{file}: empty, no record in it")
 
 
-def _parse(raw: bytes) -> dict[str, Any] | DataError:
+def parse_line(raw: bytes) -> dict[str, Any] | DataError:
     """The JSON object of one line, or a DataError (returned, not raised) that says why it is none."""
     try:
         value = json.loads(raw.decode())

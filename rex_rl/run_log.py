@@ -88,7 +88,7 @@ class RunLog:
         from rex_rl.tracking import start_tracker
 
         settings = config.model_dump(mode="json")
-        tracker = start_tracker(config.wandb, folder=folder, run_name=config.name, run_id=None, settings=settings)
+        tracker = start_tracker(config.wandb, folder=folder, run_name=config.name, settings=settings)
         return cls(folder, tracker=tracker)
 
     def __enter__(self) -> Self:

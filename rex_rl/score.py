@@ -3,7 +3,6 @@
 Answers are lines `{"id": "..", "answer": "..text.."}`; the id is that of a record, and may come more than once.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from rewards import REWARDS, RewardWeights, score_group
 from rex_rl.codec import Codec, truth_on_grid
 from rex_rl.errors import DataError, UserError
-from rex_rl.records import read_records
+from rex_rl.records import parse_line, read_records
 from rex_rl.tasks import TASKS
 from rex_rl.types import Record
 from rex_rl.vocabulary import load_vocabulary
@@ -132,14 +131,9 @@ def read_answers(file: Path) -> Iterator[GivenAnswer]:
 
 
 def _answer(raw: bytes, where: str) -> GivenAnswer:
-    try:
-        fields = json.loads(raw.decode())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: json: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: json: {error}") from None
-    if not isinstance(fields, dict):
-        raise DataError(f"{where}: json: a {type(fields).__name__}, not an object")
+    fields = parse_line(raw)
+    if isinstance(fields, DataError):
+        raise DataError(f"{where}: {fields}")
     for key, kinds, kind in (("id", (str, int), "a text or a whole number"), ("answer", (str,), "text")):
         if key not in fields:
             raise DataError(f"{where}: {key}: missing")

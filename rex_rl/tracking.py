@@ -87,14 +87,14 @@ class Tracker:
 
 
 def start_tracker(
-    config: WandbConfig, *, folder: Path, run_name: str, run_id: str | None, settings: Mapping[str, object]
+    config: WandbConfig, *, folder: Path, run_name: str, settings: Mapping[str, object]
 ) -> Tracker | None:
     """Start the W&B run of a run folder; its files lie in `folder`/wandb. None when the mode is `disabled`.
 
     Mode `auto` follows the variable WANDB_MODE; without it, it is online where W&B finds a key (WANDB_API_KEY, an
     identity token, a netrc entry for its host), else offline. `online` without a key, or with a server that does not
-    answer within 30 s, becomes offline, which `Tracker.notice` says. `run_id` None takes the id of an earlier attempt
-    in the same folder, so that a resumed run goes on in the same curves, else a new one.
+    answer within 30 s, becomes offline, which `Tracker.notice` says. The run has the id of an earlier attempt in the
+    same folder, so that a resumed run goes on in the same curves, else a new one.
 
     `settings` is shown as the run's configuration and must hold no secrets.
     """
@@ -103,7 +103,7 @@ def start_tracker(
         return None
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    run_id = run_id or _remembered(folder) or secrets.token_hex(4)
+    run_id = _remembered(folder) or secrets.token_hex(4)
     begin = partial(_begin, config, folder, run_name, run_id, settings)
     why = ""
     if wanted != "offline":

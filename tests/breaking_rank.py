@@ -24,7 +24,7 @@ class LearnerRankThatBreaks(LearnerRank):
 
     def step(self, micro_batches: Sequence[MicroBatch], learning_rate_factor: float) -> Mapping[str, Mean]:
         """Note the prompts."""
-        if self._objective.name == "grpo":
+        if self._grpo is not None:
             note(sorted({position(group.prompt.uid) for batch in micro_batches for group in batch.groups}))
         return super().step(micro_batches, learning_rate_factor)
 

@@ -10,13 +10,12 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from actors.engine import EngineOptions
 from actors.learner import LearnerRank, Seat
 from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
-from actors.worker import CONCURRENCY_GROUPS, PoolLimits
-from rex_rl.config import LearnerConfig, LoraConfig
+from actors.worker import CONCURRENCY_GROUPS
+from rex_rl.config import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
 
@@ -24,20 +23,13 @@ MAX_PIXELS = 36 * 28 * 28
 """Less than the scenes have and the model folder allows, so engine and learner agree only where both heed it."""
 
 
-def engine_options(model: Path) -> EngineOptions:
-    """A small CPU engine."""
-    return EngineOptions(
-        model=str(model),
-        dtype="float32",
-        max_pixels=MAX_PIXELS,
-        max_sequences=8,
-        max_model_tokens=512,
-        block_size=32,
-        kv_cache_gib=0.25,
-        gpu_memory_utilization=0.3,
-        threads=1,
-        on_gpu=False,
-    )
+ROLLOUT = RolloutConfig(max_sequences=8, max_model_len=512, kv_cache_gib=0.25, hang_timeout_s=60, max_deaths_in_row=1)
+"""A small CPU engine."""
+
+
+def model_config(model: Path) -> ModelConfig:
+    """In float32."""
+    return ModelConfig(path=str(model), max_pixels=MAX_PIXELS)
 
 
 RANK_ENVIRONMENT = (
@@ -60,15 +52,14 @@ def rollout_actor(kind: type, *, max_concurrency: int) -> Any:
 
 def start_worker(model: Path, *, mask_tokens: bool, name: str = "rollout-0") -> ActorHandle:
     """A rollout worker; its first start on a machine compiles for about 20 s."""
-    return rollout_actor(RolloutWorker, max_concurrency=8).remote(name, engine_options(model), mask_tokens=mask_tokens)
+    return rollout_actor(RolloutWorker, max_concurrency=8).remote(
+        name, str(model), model_config(model), ROLLOUT, mask_tokens=mask_tokens
+    )
 
 
 def start_pool(start: Callable[[str], ActorHandle]) -> RolloutPool:
     """A pool of one worker, its engine up, without weights yet."""
-    limits = PoolLimits(
-        start_timeout_s=300, sync_timeout_s=60, hang_timeout_s=60, max_deaths_in_row=1, abort_on_sync=False
-    )
-    pool = RolloutPool(start, num_workers=1, limits=limits)
+    pool = RolloutPool(start, settings=ROLLOUT)
     pool.wait_started(300)
     return pool
 

@@ -18,7 +18,7 @@ from rex_rl.shapes.world import IMAGE_SIDE_PX, write_split
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, FinishReason, Prompt, Sampling
 from rex_rl.vocabulary import load_vocabulary
-from tests.engines import engine_options, only_worker, prompt_for, rollout_actor, start_pool
+from tests.engines import ROLLOUT, model_config, only_worker, prompt_for, rollout_actor, start_pool
 
 pytestmark = pytest.mark.engine
 
@@ -55,8 +55,9 @@ class FailingWorker(CountedWorker):
 @pytest.fixture(scope="module")
 def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
     kind = rollout_actor(FailingWorker, max_concurrency=NUM_PROMPTS)
-    options = replace(engine_options(tiny_model), max_sequences=NUM_PROMPTS * NUM_ANSWERS)
-    started = start_pool(lambda name: kind.remote(name, options, mask_tokens=True))
+    rollout = ROLLOUT.model_copy(update={"max_sequences": NUM_PROMPTS * NUM_ANSWERS})
+    asked = (str(tiny_model), model_config(tiny_model), rollout)
+    started = start_pool(lambda name: kind.remote(name, *asked, mask_tokens=True))
     started.publish(FolderWeights())
     yield started
     started.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.learner import LearnerRank, Objective, is_out_of_memory, write_state
+from actors.learner import LearnerRank, is_out_of_memory, write_state
 from rex_rl.batch import MicroBatch, plan_micro_batches
 from rex_rl.config import LearnerConfig, SftConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
@@ -42,7 +42,7 @@ def rank(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.M
     for name in RANK_ENVIRONMENT:
         monkeypatch.setenv(name, "before")  # so that it is put back
     with lone_rank(LearnerConfig(deepspeed={"zero_optimization": {"stage": request.param}})) as rank:
-        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        rank.begin_stage(str(tiny_model), SftConfig())
         yield rank
 
 
@@ -120,13 +120,13 @@ def test_a_bfloat16_rank_goes_on_from_its_float32_weights(
         monkeypatch.setenv(name, "before")  # so that it is put back
     batch, file = groups(image), tmp_path / "state.safetensors"
     with lone_rank(LearnerConfig(), bfloat16=True) as rank:
-        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        rank.begin_stage(str(tiny_model), SftConfig())
         step(rank, batch)
         rank.save_state(str(file))
         rank._writing.result()
         step(rank, batch)
         expected = {key: tensor.clone() for key, tensor in rank._engine.named_state()}
-        rank.begin_stage(str(tiny_model), SftConfig(), Objective(name="sft"))
+        rank.begin_stage(str(tiny_model), SftConfig())
         rank.load_state(str(file))
         step(rank, batch)
         found = dict(rank._engine.named_state())
@@ -274,11 +274,11 @@ def test_a_run_goes_on_with_another_number_of_ranks(tiny_model: Path, image: Pat
         two_starting = together.submit(start_learner, 2, zero_stage=3)
         one = start_learner(1, zero_stage=0)
         two = two_starting.result()
-    one.begin_sft(str(tiny_model), SftConfig())
+    one.begin(str(tiny_model), SftConfig())
     one.step(groups(image), 1.0)
     one.save_state(folder)()
     expected = one.step(groups(image), 1.0)
-    two.begin_sft(str(tiny_model), SftConfig())
+    two.begin(str(tiny_model), SftConfig())
     two.load_state(folder, 1)
     found = two.step(groups(image), 1.0)
     assert found["loss"].value == pytest.approx(expected["loss"].value, rel=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.learner import LearnerRank, Objective
+from actors.learner import LearnerRank
 from rex_rl.batch import MicroBatch
 from rex_rl.config import GrpoConfig, LearnerConfig, LoraConfig, SftConfig
 from rex_rl.config_schema import GrpoRates, SftRates
@@ -51,7 +51,7 @@ def weights(rank: LearnerRank) -> dict[str, torch.Tensor]:
 
 def begin_sft(rank: LearnerRank, model: Path) -> None:
     rates = SftRates(vision=RATE, projector=RATE, language=RATE)
-    rank.begin_stage(str(model), SftConfig(learning_rate=rates, frozen=("projector",)), Objective(name="sft"))
+    rank.begin_stage(str(model), SftConfig(learning_rate=rates, frozen=("projector",)))
 
 
 @pytest.mark.engine
@@ -110,7 +110,7 @@ def test_the_reference_is_the_same_wherever_it_is_kept(
 
     def kls(kind: Literal["copy", "offloaded", "lora_off"]) -> list[float]:
         settings = GrpoConfig(learning_rate=rates, reference=kind, kl_beta=0.1, token_mask="none")
-        rank.begin_stage(str(tiny_model), settings, Objective(name="grpo", kl_beta=settings.kl_beta, grpo=settings))
+        rank.begin_stage(str(tiny_model), settings)
         return [rank.step(step_of(image), 1.0)["kl"].value for _ in range(3)]
 
     copied = kls("copy")

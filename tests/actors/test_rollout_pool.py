@@ -14,7 +14,8 @@ import pytest
 
 from actors.manifest import Manifest
 from actors.rollout_pool import RolloutPool
-from actors.worker import PoolLimits, Published, Ticket
+from actors.worker import Published, Ticket
+from rex_rl.config import RolloutConfig
 from rex_rl.errors import RolloutError
 from rex_rl.types import Sampling
 from rex_rl.worker_states import WorkerState
@@ -38,11 +39,15 @@ def pool_of(
 ) -> Iterator[tuple[RolloutPool, Events]]:
     """A pool of light workers that serve version 0, and what it told."""
     events: Events = []
-    settings = {"start_timeout_s": 60.0, "sync_timeout_s": 40.0, "hang_timeout_s": 3.0, "max_deaths_in_row": 3}
+    settings: dict[str, Any] = {
+        "start_timeout_s": 60.0,
+        "sync_timeout_s": 40.0,
+        "hang_timeout_s": 3.0,
+        "max_deaths_in_row": 3,
+    }
     pool = RolloutPool(
         partial(spawn_light, answer_s=answer_s, sync_s=sync_s, slots=slots),
-        num_workers=num_workers,
-        limits=PoolLimits(**{**settings, "abort_on_sync": False, **limits}),
+        settings=RolloutConfig(num_workers=num_workers, **{**settings, **limits}),
         tell=lambda event, **facts: events.append((event, facts)),
         deterministic=deterministic,
     )
@@ -231,7 +236,7 @@ def test_scaled_to_none_a_run_waits_and_goes_on_when_there_are_some_again() -> N
 def test_answers_in_flight_at_a_sync_are_kept_or_asked_anew() -> None:
     """Kept, the old weights wrote them; aborted, the new ones do, side by side as before."""
     for abort, written_by in ((False, 0), (True, 1)):
-        with pool_of(1, answer_s=1.5, abort_on_sync=abort) as (pool, _):
+        with pool_of(1, answer_s=1.5, on_sync="abort" if abort else "keep") as (pool, _):
             tickets = submit(pool, 6)
             time.sleep(0.2)
             pool.publish(version(1))
@@ -263,10 +268,8 @@ def test_discarded_prompts_are_nobodys_business() -> None:
 
 def test_a_worker_that_cannot_start_is_an_error_at_the_start() -> None:
     """A wrong model folder ends the run with its reason, not with a timeout."""
-    limits = PoolLimits(
-        start_timeout_s=60, sync_timeout_s=5, hang_timeout_s=3, max_deaths_in_row=2, abort_on_sync=False
-    )
-    pool = RolloutPool(partial(spawn_light, fails="no such folder"), num_workers=1, limits=limits)
+    settings = RolloutConfig(hang_timeout_s=3, max_deaths_in_row=2)
+    pool = RolloutPool(partial(spawn_light, fails="no such folder"), settings=settings)
     try:
         with pytest.raises(RolloutError, match=r"rollout-0 could not start: .*no such folder"):
             pool.wait_started(30)

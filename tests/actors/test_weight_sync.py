@@ -89,7 +89,7 @@ def test_engine_and_learner_agree_after_every_publish(
     tiny_model: Path, pool: RolloutPool, prompts: list[Prompt], learner: RayLearner
 ) -> None:
     """Adapters too, which reach the engine merged into the weights."""
-    learner.begin_grpo(str(tiny_model), SETTINGS)
+    learner.begin(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
 
     sync.publish(0)
@@ -112,7 +112,7 @@ def test_answers_in_the_middle_of_a_sync_go_on_under_the_new_weights(
     """None is lost, and every token says whose it is. The image is encoded anew for them, also where the prompt was
     cached: vLLM by itself has dropped its pixels by then and fails (engine.py hands them over).
     """
-    learner.begin_grpo(str(tiny_model), SETTINGS)
+    learner.begin(str(tiny_model), SETTINGS)
     sync = ObjectStoreSync(learner, pool, timeout_s=60)
     sync.publish(0)
     groups = answer(pool, prompts[:1], seed=1)
@@ -148,7 +148,7 @@ def test_same_seed_gives_the_same_answers_and_another_seed_others(pool: RolloutP
 
 @pytest.mark.parametrize("learner", [(1, 0, 0)], indirect=True)
 def test_an_altered_bucket_is_refused(tiny_model: Path, pool: RolloutPool, learner: RayLearner) -> None:
-    learner.begin_grpo(str(tiny_model), SETTINGS)
+    learner.begin(str(tiny_model), SETTINGS)
     manifest, refs = learner.export_weights(7, timeout_s=60)
     first, *others = ray.get(refs[0])
     data = first.data.copy()
