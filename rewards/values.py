@@ -42,7 +42,8 @@ NEAR_OVERLAP = 0.7
 """Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near-copies."""
 NEAR_BINS = 5.0
 """Two points of one label at most this far apart are near-copies: 0.5 % of the image's side."""
-_NO_MASK = -1
+NO_MASK = -1
+"""In the place of a true point's mask where it has none."""
 _SLACK_BINS = 1.0
 """Added to the reach of near-copies, so that rounding loses none; the exact test follows."""
 
@@ -104,7 +105,7 @@ class Points:
     runs: MaskRuns
     """Of the masks of all prompts."""
     mask_B: IntArray
-    """[B] place of each one's mask, _NO_MASK where there is none."""
+    """[B] place of each one's mask, NO_MASK where there is none."""
     boxes_B4: FloatArray
     """[B, 4] NaN where there is none."""
 
@@ -117,7 +118,7 @@ class Points:
         boxes_P = [
             no if truth.boxes_N4 is None else truth.boxes_N4 for no, truth in zip(nowhere_P, truth_P, strict=True)
         ]
-        mask_B = np.where(has_mask_B, np.cumsum(has_mask_B) - 1, _NO_MASK)
+        mask_B = np.where(has_mask_B, np.cumsum(has_mask_B) - 1, NO_MASK)
         return cls(shapes_AK, truth_BK, runs, mask_B, np.concatenate(boxes_P, dtype=np.float64))
 
     def spans(self) -> tuple[Spans, Spans]:
@@ -129,10 +130,10 @@ class Points:
         points_L12, truth_L12 = self.shapes_AK[said_L, None], self.truth_BK[true_L, None]
         hit_L = points_in_boxes(points_L12, self.boxes_B4[true_L, None])[:, 0, 0]
         mask_L = self.mask_B[true_L]
-        in_mask_L = np.flatnonzero(mask_L != _NO_MASK)
+        in_mask_L = np.flatnonzero(mask_L != NO_MASK)
         hit_L[in_mask_L] = self.runs.contain(points_L12[in_mask_L, 0], mask_L[in_mask_L])
         hit_L |= (points_L12 == truth_L12).all(axis=(1, 2))
-        is_aim_L = (mask_L != _NO_MASK) | ~np.isnan(self.boxes_B4[true_L, 0])
+        is_aim_L = (mask_L != NO_MASK) | ~np.isnan(self.boxes_B4[true_L, 0])
         return np.where(is_aim_L, hit_L, pairwise_closeness(points_L12, truth_L12)[:, 0, 0])
 
     def areas(self) -> FloatArray:

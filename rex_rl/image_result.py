@@ -6,19 +6,17 @@ Axes: A said and B true shapes, K numbers of a shape (4: box, 2: point, 6 and mo
 points, NaN where one cannot be seen).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 
-from rewards.geometry import BOX, pairwise_closeness, pairwise_iou, points_in_boxes
-from rewards.keypoints import mutual_oks, paired_oks
-from rewards.polygons import region_iou, regions
-from rewards.values import NEAR_BINS
+from rewards.geometry import BOX
+from rewards.masks import read_masks
+from rewards.polygons import regions
+from rewards.values import NO_MASK, Boxes, KeyPoints, Points, Polygons, SaidShapes
 from rex_rl.grid import GRID_STEPS, MIN_POLYGON, UNSEEN_BIN
 from rex_rl.tasks import TASKS, Geometry, Task
-
-DUPLICATE_IOU = 0.7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,54 +75,45 @@ def _is_width(width: int, task: Task) -> bool:
 
 def pairwise_values(result: ImageResult) -> np.ndarray:
     """[A, B] in [0, 1]: what evaluation.py calls IoU, whatever the labels."""
-    said_NK, truth_NK = result.said_NK, result.truth_NK
-    match result.geometry:
-        case Geometry.BOX:
-            return pairwise_iou(said_NK, truth_NK)
-        case Geometry.POINT if result.truth_geometry is Geometry.BOX:
-            return points_in_boxes(said_NK, truth_NK).astype(float)
-        case Geometry.POINT:
-            return pairwise_closeness(_bins(result, said_NK), _bins(result, truth_NK))
-        case Geometry.POLYGON:
-            return _pairwise_area_iou(said_NK, truth_NK)
-    said_ABK, truth_ABK = np.broadcast_arrays(_told(said_NK)[:, None], _told(truth_NK)[None])
-    return np.asarray(paired_oks(said_ABK, truth_ABK, _sigmas(result)))
+    return _of_pairs(_shapes(result).values, len(result.said_NK), len(result.truth_NK))
 
 
 def near_copies(result: ImageResult) -> np.ndarray:
     """[A, A] which said shapes are copies of each other but for their labels."""
-    said_NK, num = result.said_NK, len(result.said_NK)
-    match result.geometry:
-        case Geometry.BOX:
-            return pairwise_iou(said_NK, said_NK) > DUPLICATE_IOU
-        case Geometry.POINT:
-            points_A2 = _bins(result, said_NK)
-            return np.asarray(np.linalg.norm(points_A2[:, None] - points_A2[None, :], axis=-1) <= NEAR_BINS)
-        case Geometry.POLYGON:
-            return _pairwise_area_iou(said_NK, said_NK) > DUPLICATE_IOU
-    first_L, second_L = (places.ravel() for places in np.indices((num, num)))
-    told_NK = _told(said_NK)
-    return (mutual_oks(told_NK[first_L], told_NK[second_L], _sigmas(result)) > DUPLICATE_IOU).reshape(num, num)
+    return _of_pairs(_shapes(result).near, len(result.said_NK), len(result.said_NK))
 
 
 def areas(result: ImageResult) -> np.ndarray:
     """[A] square pixels: of polygons what they enclose, of points 0, else of the box, 0 for swapped corners."""
-    if result.geometry is Geometry.POINT:
-        return np.zeros(len(result.said_NK))
-    if result.geometry is Geometry.POLYGON:
-        return np.asarray(shapely.area(regions(result.said_NK)))
-    return np.asarray(np.clip(result.said_NK[:, 2:BOX] - result.said_NK[:, :2], 0, None).prod(axis=1))
+    return _shapes(result).areas()
 
 
-def _pairwise_area_iou(first_NK: np.ndarray, second_NK: np.ndarray) -> np.ndarray:
-    """[A, B] IoU of what polygons enclose."""
-    first_AB, second_AB = np.meshgrid(regions(first_NK), regions(second_NK), indexing="ij")
-    return region_iou(first_AB.ravel(), second_AB.ravel()).reshape(first_AB.shape)
+def _shapes(result: ImageResult) -> SaidShapes:
+    """What rewards make of shapes; here in pixels, but for points, whose nearness is one of bins."""
+    said_NK, truth_NK = result.said_NK, result.truth_NK
+    match result.geometry:
+        case Geometry.BOX:
+            return Boxes(said_NK, truth_NK)
+        case Geometry.POLYGON:
+            return Polygons(regions(said_NK), regions(truth_NK))
+        case Geometry.KEYPOINTS:
+            return KeyPoints(_told(said_NK), _told(truth_NK), _sigmas(result))
+    per_pixel = np.resize(np.array([GRID_STEPS / result.width, GRID_STEPS / result.height]), truth_NK.shape[1])
+    truth_bins, unknown = truth_NK * per_pixel, np.full((len(truth_NK), BOX), np.nan)
+    has_boxes = result.truth_geometry is Geometry.BOX
+    return Points(
+        said_NK * per_pixel[:2],
+        unknown[:, :2] if has_boxes else truth_bins,
+        read_masks([]),
+        np.full(len(truth_NK), NO_MASK),
+        truth_bins if has_boxes else unknown,
+    )
 
 
-def _bins(result: ImageResult, points_N2: np.ndarray) -> np.ndarray:
-    """Points [N, 2] as places on the answer grid, not rounded to its lines."""
-    return points_N2 / (result.width, result.height) * GRID_STEPS
+def _of_pairs(rule: Callable[[np.ndarray, np.ndarray], np.ndarray], num_rows: int, num_columns: int) -> np.ndarray:
+    """A rule for pairs [L] of all of them, as a table."""
+    rows_L, columns_L = np.indices((num_rows, num_columns)).reshape(2, -1)
+    return np.asarray(rule(rows_L, columns_L)).reshape(num_rows, num_columns)
 
 
 def _told(instances_NK: np.ndarray) -> np.ndarray:
