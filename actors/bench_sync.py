@@ -25,7 +25,7 @@ from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
 from actors.worker import CONCURRENCY_GROUPS
 from rex_rl.bench import Figure, median_s
-from rex_rl.config import LearnerConfig, RolloutConfig
+from rex_rl.config_actors import LearnerConfig, RolloutConfig
 from rex_rl.errors import RunError
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from rex_rl.config import LearnerConfig, OptimiserConfig
+from rex_rl.config_actors import LearnerConfig
+from rex_rl.config_schema import OptimiserConfig
 from rex_rl.errors import ConfigError, NonFiniteError
 from rex_rl.lora import base_weights
 from rex_rl.model import ForwardInputs, answer_stats

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from actors.loop_watch import LoopWatch
-from rex_rl.config import ModelConfig, RolloutConfig
+from rex_rl.config_actors import RolloutConfig
+from rex_rl.config_schema import ModelConfig
 from rex_rl.model import pixel_limit
 from rex_rl.types import Answer, FinishReason, Sampling
 from rex_rl.vocabulary import Vocabulary

@@ -22,7 +22,8 @@ from actors.weights import VISION_PREFIX, fill_buckets, tensor_digests
 from rex_rl.attention import kernel_on
 from rex_rl.batch import MicroBatch, Row, halves
 from rex_rl.checkpoints import sync_to_disk
-from rex_rl.config import GrpoConfig, LearnerConfig, OptimiserConfig
+from rex_rl.config_actors import LearnerConfig
+from rex_rl.config_schema import GrpoConfig, OptimiserConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.images import open_image
 from rex_rl.lora import add_adapters

@@ -15,7 +15,8 @@ from ray.actor import ActorHandle
 from actors.identity import Identity
 from actors.manifest import Manifest
 from rex_rl.batch import plan_micro_batches
-from rex_rl.config import LearnerConfig, OptimiserConfig
+from rex_rl.config_actors import LearnerConfig
+from rex_rl.config_schema import OptimiserConfig
 from rex_rl.errors import CheckpointError, LearnerLostError
 from rex_rl.types import Group, Mean, Scores, TrainGroup
 

@@ -12,7 +12,8 @@ from actors.identity import Identity, own_identity
 from actors.manifest import Manifest
 from actors.weights import Bucket, tensor_digests
 from actors.worker import CONTROL_GROUP, Heartbeat
-from rex_rl.config import ModelConfig, RolloutConfig
+from rex_rl.config_actors import RolloutConfig
+from rex_rl.config_schema import ModelConfig
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
 from rex_rl.tasks import chat_prompt

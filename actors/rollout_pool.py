@@ -16,7 +16,7 @@ from ray.actor import ActorHandle
 
 from actors.goodput import Goodput
 from actors.worker import Ticket, Weights, Worker, WorkerLost, is_done
-from rex_rl.config import RolloutConfig
+from rex_rl.config_actors import RolloutConfig
 from rex_rl.errors import AbortedError, PlacementError, RolloutError
 from rex_rl.types import Group, Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState

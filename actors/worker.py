@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from actors.identity import Identity
 from actors.manifest import Manifest
-from rex_rl.config import RolloutConfig
+from rex_rl.config_actors import RolloutConfig
 from rex_rl.types import Prompt, Sampling
 from rex_rl.worker_states import WorkerEvent, WorkerState, after
 

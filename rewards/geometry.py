@@ -19,7 +19,7 @@ POINT, BOX = 2, 4
 """K of a point and of a box."""
 
 GRID_SPAN_BINS = 999
-"""Width and height of the answer grid: lines 0 to 999 (rex_rl.codec.GRID_STEPS; a test holds them together)."""
+"""Width and height of the answer grid: lines 0 to 999 (rex_rl.grid.GRID_STEPS; a test holds them together)."""
 POINT_REACH_BINS = 50.0
 """A point this far from the true point is worth 0, where neither box nor mask says what it must hit."""
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from rex_rl import grpo
 from rex_rl.bench import Figure
-from rex_rl.config import GrpoConfig
-from rex_rl.config_schema import GrpoRates
+from rex_rl.config_schema import GrpoConfig, GrpoRates
 from rex_rl.data import PromptStream
 from rex_rl.feed import RolloutFeed
 from rex_rl.interfaces import Learner

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from rewards import RewardWeights, Truth, score_group
-from rex_rl.codec import GRID_STEPS
+from rex_rl.grid import GRID_STEPS
 from rex_rl.types import Shapes
 
 Cheat = Callable[[Shapes, Truth], Shapes | None]

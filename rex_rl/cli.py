@@ -21,7 +21,7 @@ from rex_rl.cli_data import data_app
 from rex_rl.errors import ConfigError, RexError, Stopped, UserError
 
 if TYPE_CHECKING:
-    from rex_rl.config import KeyDoc
+    from rex_rl.config_reference import KeyDoc
 
 DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 MIN_TABLE_COLUMNS = 100

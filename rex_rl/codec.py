@@ -29,15 +29,12 @@ from typing import Any
 import numpy as np
 
 from rewards.records import Truth
-from rex_rl.answer_reader import ABSENT, FAULTS, AnswerReader, token_table
+from rex_rl.answer_reader import ABSENT, AnswerReader, token_table
 from rex_rl.decoded import Decoded
 from rex_rl.grid import (
-    GRID_STEPS,
     UNSEEN_BIN,
-    dequantise,
     geometry_of,
     is_in_mask,
-    objects_of,
     quantise,
     ragged,
     shapes_on_grid,
@@ -48,22 +45,6 @@ from rex_rl.segment_shapes import cut_shapes
 from rex_rl.tasks import EXAMPLE_PHRASE, TASKS, Geometry, Task
 from rex_rl.types import Record, Shapes
 from rex_rl.vocabulary import BOX_END, BOX_START, OBJECT_END, OBJECT_START, Vocabulary, text_of
-
-__all__ = [
-    "ABSENT",
-    "FAULTS",
-    "GRID_STEPS",
-    "UNSEEN_BIN",
-    "Codec",
-    "answer_text",
-    "dequantise",
-    "encode_answer",
-    "geometry_of",
-    "objects_of",
-    "quantise",
-    "question_of",
-    "truth_on_grid",
-]
 
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _NO_NAMES: Mapping[str, str] = {}

@@ -24,7 +24,6 @@ from rex_rl.config_actors import (
     EvaluationConfig,
     GuardsConfig,
     LearnerConfig,
-    LoraConfig,
     RewardWorkersConfig,
     RolloutConfig,
     WandbConfig,
@@ -47,30 +46,6 @@ from rex_rl.config_schema import (
     check_grpo,
 )
 from rex_rl.errors import ConfigError
-
-__all__ = [
-    "CheckpointConfig",
-    "ClusterConfig",
-    "Config",
-    "DataConfig",
-    "EvaluationConfig",
-    "GrpoConfig",
-    "GuardsConfig",
-    "KeyDoc",
-    "LearnerConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "OptimiserConfig",
-    "RewardConfig",
-    "RewardWorkersConfig",
-    "RolloutConfig",
-    "SftConfig",
-    "Stage",
-    "WandbConfig",
-    "config_reference",
-    "dump_config",
-    "load_config",
-]
 
 Stage = Literal["sft", "grpo"]
 

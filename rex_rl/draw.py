@@ -21,25 +21,9 @@ from PIL import Image
 from rex_rl.evaluation import match_image
 from rex_rl.grid import geometry_of
 from rex_rl.image_result import ImageResult
-from rex_rl.sheet import Sheet, drawing_scale
+from rex_rl.sheet import Sheet
 from rex_rl.tasks import Geometry
 from rex_rl.types import Box, Object
-
-__all__ = [
-    "LABEL_COLOURS",
-    "LEGEND",
-    "Series",
-    "box_kinds",
-    "count_kinds",
-    "draw_objects",
-    "draw_predictions",
-    "drawing_scale",
-    "finite_points",
-    "line_chart",
-    "nice_ticks",
-    "overlay",
-    "smooth",
-]
 
 LEGEND: Mapping[str, str] = {
     "true": "#FFFFFF",

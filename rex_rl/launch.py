@@ -16,7 +16,8 @@ from rex_rl.canaries import CanaryWatch
 from rex_rl.checkpoints import StageCheckpoints
 from rex_rl.codec import Codec
 from rex_rl.comparison import control_config
-from rex_rl.config import Config, GrpoConfig, SftConfig, Stage
+from rex_rl.config import Config, Stage
+from rex_rl.config_schema import GrpoConfig, SftConfig
 from rex_rl.credit_trials import CREDITS, Trial, read_trial, trial_config
 from rex_rl.data import PromptStream, evaluation_prompts
 from rex_rl.datasets import DataSplit, load_split

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rex_rl.codec import objects_of
 from rex_rl.draw import draw_objects
 from rex_rl.errors import DataError, UserError
+from rex_rl.grid import objects_of
 from rex_rl.images import image_size, open_image
 from rex_rl.record_checks import asked_categories
 from rex_rl.record_checks import visual_prompt as visual_prompt_of

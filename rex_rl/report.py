@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from rex_rl.draw import LEGEND, Series, count_kinds, drawing_scale, finite_points, line_chart, overlay
+from rex_rl.draw import LEGEND, Series, count_kinds, finite_points, line_chart, overlay
 from rex_rl.errors import DataError
 from rex_rl.evaluation import METRICS
 from rex_rl.image_result import ImageResult
 from rex_rl.images import open_image
+from rex_rl.sheet import drawing_scale
 
 STAGES = {"sft": "SFT", "grpo": "GRPO"}
 """Keys of `summary.json` that hold figures, in the order of a run, and how the page calls them."""

@@ -149,7 +149,7 @@ class Shapes:
     """int64 [N, 2] tokens [start, end) of each shape, the separator before it included; in tasks that read text, all in
     front of it that says its text."""
     faults: tuple[str, ...]
-    """Named faults of the answer, see `rex_rl.codec.FAULTS`; empty when it is well formed."""
+    """Named faults of the answer, see `rex_rl.answer_reader.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()
     """Categories answered `None`."""
 

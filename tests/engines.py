@@ -15,7 +15,8 @@ from actors.pools import RayLearner
 from actors.rollout import RolloutWorker
 from actors.rollout_pool import RolloutPool
 from actors.worker import CONCURRENCY_GROUPS
-from rex_rl.config import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
+from rex_rl.config_actors import LearnerConfig, LoraConfig, RolloutConfig
+from rex_rl.config_schema import ModelConfig
 from rex_rl.tasks import TASKS
 from rex_rl.types import Group, Prompt, Record, ScoredAnswer, TrainGroup
 

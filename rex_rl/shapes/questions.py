@@ -7,7 +7,7 @@ left to right or name by name. Of words: what is written at a point, where a wor
 
 import numpy as np
 
-from rex_rl.codec import quantise
+from rex_rl.grid import quantise
 from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, Scene
 
 QUESTION, READ = "Describe the picture.", "Read the words."

@@ -8,7 +8,8 @@ import pytest
 
 from actors.deepspeed_engine import PARTS, deepspeed_config, part_of, set_learner_environment
 from actors.weights import VISION_PREFIX
-from rex_rl.config import GrpoConfig, LearnerConfig, SftConfig
+from rex_rl.config_actors import LearnerConfig
+from rex_rl.config_schema import GrpoConfig, SftConfig
 from rex_rl.model import load_policy
 
 

@@ -16,7 +16,8 @@ import torch
 
 from actors.learner import LearnerRank, is_out_of_memory, write_state
 from rex_rl.batch import MicroBatch, plan_micro_batches
-from rex_rl.config import LearnerConfig, SftConfig
+from rex_rl.config_actors import LearnerConfig
+from rex_rl.config_schema import SftConfig
 from rex_rl.errors import BrokenWeightsError, CheckpointError, NonFiniteError, RunError
 from rex_rl.types import Mean, TrainGroup
 from tests import fakes

@@ -12,8 +12,8 @@ from PIL import Image
 
 from actors.learner import LearnerRank
 from rex_rl.batch import MicroBatch
-from rex_rl.config import GrpoConfig, LearnerConfig, LoraConfig, SftConfig
-from rex_rl.config_schema import GrpoRates, SftRates
+from rex_rl.config_actors import LearnerConfig, LoraConfig
+from rex_rl.config_schema import GrpoConfig, GrpoRates, SftConfig, SftRates
 from rex_rl.errors import ConfigError
 from rex_rl.model import load_policy
 from rex_rl.types import TrainGroup

@@ -15,7 +15,7 @@ import pytest
 from actors.manifest import Manifest
 from actors.rollout_pool import RolloutPool
 from actors.worker import Published, Ticket
-from rex_rl.config import RolloutConfig
+from rex_rl.config_actors import RolloutConfig
 from rex_rl.errors import RolloutError
 from rex_rl.types import Sampling
 from rex_rl.worker_states import WorkerState

@@ -18,8 +18,7 @@ from actors.pools import RayLearner
 from actors.rollout_pool import RolloutPool
 from actors.weight_sync import ObjectStoreSync
 from actors.worker import FolderWeights
-from rex_rl.config import GrpoConfig
-from rex_rl.config_schema import GrpoRates
+from rex_rl.config_schema import GrpoConfig, GrpoRates
 from rex_rl.errors import SyncError
 from rex_rl.shapes.world import IMAGE_SIDE_PX, write_split
 from rex_rl.types import Group, Prompt, Sampling

@@ -14,7 +14,7 @@ from rewards.geometry import (
     points_in_boxes,
 )
 from rewards.values import Boxes, Points
-from rex_rl.codec import GRID_STEPS
+from rex_rl.grid import GRID_STEPS
 
 
 def _random_boxes(rng: np.random.Generator, num: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rex_rl import checkpoints
 from rex_rl.checkpoints import MANIFEST, StageCheckpoints, file_digest, sealed, verified_step
-from rex_rl.config import SftConfig
+from rex_rl.config_schema import SftConfig
 from rex_rl.errors import CheckpointError, Stopped
 from rex_rl.stopping import StopRequest
 from tests import fakes

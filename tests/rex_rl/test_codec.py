@@ -9,15 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rex_rl.codec import (
-    GRID_STEPS,
-    Codec,
-    dequantise,
-    encode_answer,
-    geometry_of,
-    quantise,
-    truth_on_grid,
-)
+from rex_rl.codec import Codec, encode_answer, truth_on_grid
+from rex_rl.grid import GRID_STEPS, dequantise, geometry_of, quantise
 from rex_rl.shapes.tiny import default_tokenizer
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Object, Record, Shapes

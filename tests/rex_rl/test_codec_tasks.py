@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rewards.masks import Mask, read_masks
 from rewards.polygons import region_iou, regions
-from rex_rl.codec import Codec, encode_answer, objects_of, question_of, truth_on_grid
+from rex_rl.codec import Codec, encode_answer, question_of, truth_on_grid
+from rex_rl.grid import objects_of
 from rex_rl.rle import compress
 from rex_rl.tasks import TASKS
 from rex_rl.types import Object, Shapes

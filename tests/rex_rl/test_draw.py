@@ -17,14 +17,13 @@ from rex_rl.draw import (
     count_kinds,
     draw_objects,
     draw_predictions,
-    drawing_scale,
     line_chart,
     nice_ticks,
     overlay,
     smooth,
 )
 from rex_rl.image_result import ImageResult
-from rex_rl.sheet import Sheet
+from rex_rl.sheet import Sheet, drawing_scale
 from rex_rl.tasks import TASKS, Geometry
 from rex_rl.types import Object
 

@@ -9,7 +9,8 @@ import pytest
 
 from rex_rl import grpo
 from rex_rl.checkpoints import StageCheckpoints
-from rex_rl.config import GrpoConfig, GuardsConfig
+from rex_rl.config_actors import GuardsConfig
+from rex_rl.config_schema import GrpoConfig
 from rex_rl.data import PromptStream
 from rex_rl.errors import NonFiniteError, Stopped
 from rex_rl.feed import RolloutFeed

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rex_rl.advantage import train_groups
-from rex_rl.config import GrpoConfig, GuardsConfig
+from rex_rl.config_actors import GuardsConfig
+from rex_rl.config_schema import GrpoConfig
 from rex_rl.errors import BrokenWeightsError, LearnerLostError, NonFiniteError
 from rex_rl.guards import ARRAYS, GROUPS, GuardedLearner
 from rex_rl.types import Mean, Scores, TrainGroup

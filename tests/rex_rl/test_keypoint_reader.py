@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rex_rl.codec import Codec, encode_answer, objects_of
+from rex_rl.codec import Codec, encode_answer
+from rex_rl.grid import objects_of
 from rex_rl.tasks import TASKS
 from rex_rl.types import Object, Shapes
 from rex_rl.vocabulary import Vocabulary

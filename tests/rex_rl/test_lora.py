@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rex_rl.config import LoraConfig
+from rex_rl.config_actors import LoraConfig
 from rex_rl.lora import adapters_off, add_adapters, base_weights
 from rex_rl.model import load_policy
 

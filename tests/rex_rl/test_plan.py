@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from rex_rl.config import Config, LoraConfig, load_config
+from rex_rl.config import Config, load_config
+from rex_rl.config_actors import LoraConfig
 from rex_rl.errors import ModelError
 from rex_rl.model_costs import (
     QWEN2_5_VL_3B,

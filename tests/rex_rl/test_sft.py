@@ -2,7 +2,7 @@
 
 from rex_rl import sft
 from rex_rl.codec import Codec
-from rex_rl.config import SftConfig
+from rex_rl.config_schema import SftConfig
 from rex_rl.data import PromptStream
 from tests import fakes
 
