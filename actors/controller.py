@@ -23,12 +23,17 @@ class RunController:
     def __init__(self) -> None:
         self._status: dict[str, Any] = {}
         self._wish = (0, 0)
+        self._driver = ""
 
-    def report(self, status: dict[str, Any]) -> tuple[int, int]:
-        """Take the driver's newest status; gives how many wishes there were, and the last: for so many workers.
+    def report(self, status: dict[str, Any], driver: str) -> tuple[int, int]:
+        """Take a driver's newest status; gives how many wishes it was sent, and the last: for so many workers.
 
-        It is given again and again, as a reply may be late and lost.
+        It is given again and again, as a reply may be late and lost. What the run's driver before this one was asked
+        for is no wish any more.
         """
+        if self._driver not in ("", driver):
+            self._wish = (0, 0)
+        self._driver = driver
         self._status = {**status, "reported": time.time()}
         return self._wish
 

@@ -58,7 +58,6 @@ def set_learner_environment(*, rank: int, world_size: int, address: str, port: i
 
 def deepspeed_config(learner: LearnerConfig, optimiser: OptimiserConfig, *, bfloat16: bool) -> dict[str, Any]:
     """The JSON block DeepSpeed gets: what the run's own settings imply, then the user's block over it."""
-    zero = {"stage": learner.zero_stage("bfloat16" if bfloat16 else "float32")}
     return {
         "train_micro_batch_size_per_gpu": 1,  # micro-batches are cut by tokens; DeepSpeed only needs a number here
         "gradient_accumulation_steps": 1,
@@ -68,7 +67,10 @@ def deepspeed_config(learner: LearnerConfig, optimiser: OptimiserConfig, *, bflo
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
         **learner.deepspeed,
-        "zero_optimization": {**learner.deepspeed.get("zero_optimization", {}), **zero},
+        "zero_optimization": {
+            **learner.deepspeed.get("zero_optimization", {}),
+            "stage": learner.zero_stage(bfloat16=bfloat16),
+        },
     }
 
 

@@ -257,7 +257,8 @@ class LearnerRank:
             return
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._engine.named_tensors()}
         copy_model_files(Path(like), Path(folder))
-        self._prepare.save(folder)
+        if self._max_pixels is not None:
+            self._prepare.save(folder)
         save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
     def _gather(self) -> None:

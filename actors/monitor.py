@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ class Monitor:
         self._learn_s = 0.0
         self._loads: deque[Load] = deque()
         self._closed = threading.Event()
+        self._driver = uuid.uuid4().hex
         self._controller = start_controller(run)
         self._thread = threading.Thread(target=self._report, name="monitor", daemon=True)
         self._thread.start()
@@ -53,7 +55,7 @@ class Monitor:
         while not self._closed.wait(REPORT_S):
             try:
                 rewards = rewards or ray.get([one.identity.remote() for one in self._rewards], timeout=REPLY_S)
-                status = self._controller.report.remote(self._status(rewards))
+                status = self._controller.report.remote(self._status(rewards), self._driver)
                 num_wishes, rollouts = ray.get(status, timeout=REPLY_S)
             except ray.exceptions.RayActorError:  # such as one a killed driver left, which ends a moment after it
                 self._controller, num_fulfilled = start_controller(self._run), 0

@@ -130,7 +130,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_learner(self) -> Self:
-        if self.model.dtype == "bfloat16" and self.learner.zero_stage("bfloat16") == 0:
+        if self.model.dtype == "bfloat16" and self.learner.zero_stage(bfloat16=True) == 0:
             raise ValueError(
                 "learner.deepspeed.zero_optimization.stage = 0: keeps no float32 weights that a checkpoint could hold "
                 "with model.dtype = bfloat16; should be 1 or more"

@@ -138,11 +138,11 @@ class LearnerConfig(Section):
             raise ValueError("zero_optimization.stage should be 0, 1, 2 or 3")
         return block
 
-    def zero_stage(self, dtype: str) -> int:
+    def zero_stage(self, *, bfloat16: bool) -> int:
         """ZeRO's stage. In bfloat16 at least 1: DeepSpeed 0.19's plain wrapper hides its float32 weights, which a
         checkpoint needs.
         """
-        return int(self.deepspeed.get("zero_optimization", {}).get("stage", 1 if dtype == "bfloat16" else 0))
+        return int(self.deepspeed.get("zero_optimization", {}).get("stage", int(bfloat16)))
 
     def trained_parts(self, frozen: Collection[str]) -> set[str]:
         """Parts of the model that have something to train."""

@@ -25,10 +25,10 @@ from PIL import Image, UnidentifiedImageError
 from rex_rl.errors import DataError
 
 MAX_PIXELS = 64_000_000
-"""Default limit: 64 megapixels are 192 MB of RGB. Pillow itself refuses more than 178,956,970 pixels."""
+"""64 megapixels are 192 MB of RGB. Pillow itself refuses more than 178,956,970 pixels."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-"""Default formats: what browsers show. Every further decoder is attack surface; TIFF can be asked for by name."""
+"""What browsers show: every further decoder is attack surface."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -62,17 +62,15 @@ def open_image(
     path: str | Path,
     *,
     size: tuple[int, int] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
     """The pixels of an image file, RGB, upright, without metadata.
 
     `size`, where it is given, is what the image must measure: a record's own `size`, whose boxes would not fit another.
 
     Raises:
-        DataError: no such file, empty, none of `formats`, more than `max_pixels`, truncated or damaged, another size.
+        DataError: no such file, empty, none of FORMATS, more than MAX_PIXELS, truncated or damaged, another size.
     """
-    with _reading(path, max_pixels, formats) as (image, orientation):
+    with _reading(path) as (image, orientation):
         image.load()
         rgb = _to_rgb(image)
         if orientation in _UPRIGHT:
@@ -83,15 +81,13 @@ def open_image(
         return rgb
 
 
-def image_size(
-    path: str | Path, *, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
-) -> tuple[int, int]:
+def image_size(path: str | Path) -> tuple[int, int]:
     """Size of the upright image, from the file's header; the pixels are not decoded.
 
     Raises:
-        DataError: no such file, empty, none of `formats`, more than `max_pixels`.
+        DataError: no such file, empty, none of FORMATS, more than MAX_PIXELS.
     """
-    with _reading(path, max_pixels, formats) as (image, orientation):
+    with _reading(path) as (image, orientation):
         width, height = image.size
         return (height, width) if orientation in _SWAPS_SIDES else (width, height)
 
@@ -147,7 +143,7 @@ class ImageFolder:
 
 
 @contextmanager
-def _reading(path: str | Path, max_pixels: int, formats: tuple[str, ...]) -> Iterator[tuple[Image.Image, int]]:
+def _reading(path: str | Path) -> Iterator[tuple[Image.Image, int]]:
     """The opened image, its header read and its pixels not yet, with its EXIF orientation; errors become DataError."""
     name = repr(str(path))
     try:
@@ -156,19 +152,19 @@ def _reading(path: str | Path, max_pixels: int, formats: tuple[str, ...]) -> Ite
             raise DataError(f"image: not a regular file {name}")
         if status.st_size == 0:
             raise DataError(f"image: empty file {name}")
-        with Image.open(path, formats=formats) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > max_pixels:
+            if width * height > MAX_PIXELS:
                 raise DataError(
-                    f"image: {width}x{height} is {width * height:,} pixels, more than {max_pixels:,}: {name}"
+                    f"image: {width}x{height} is {width * height:,} pixels, more than {MAX_PIXELS:,}: {name}"
                 )
             yield image, _orientation(image)
     except FileNotFoundError as error:
         raise DataError(f"image: no such file {name}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"image: cannot identify image file {name} (known: {', '.join(formats)})") from error
+        raise DataError(f"image: cannot identify image file {name} (known: {', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"image: far more than {max_pixels:,} pixels: {name}") from error
+        raise DataError(f"image: far more than {MAX_PIXELS:,} pixels: {name}") from error
     except _BROKEN as error:
         detail = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"image: {detail}: {name}") from error
@@ -176,8 +172,6 @@ def _reading(path: str | Path, max_pixels: int, formats: tuple[str, ...]) -> Ite
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation as far as the header tells: a PNG's tag behind the pixels is not looked for."""
-    if image.format == "TIFF":  # Pillow turns these by itself.
-        return 1
     try:
         return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
     except _BROKEN:  # Damaged metadata does not make the pixels unusable; browsers show such an image as stored.

@@ -52,7 +52,7 @@ class LearnerMemory:
 def learner_memory(config: Config, shape: ModelShape, lengths: Lengths) -> LearnerMemory:
     """GiB of one rank: what ZeRO's stage leaves whole, and what one micro-batch keeps for its backward pass."""
     learner, width = config.learner, weight_bytes(config)
-    zero = learner.zero_stage(config.model.dtype)
+    zero = learner.zero_stage(bfloat16=config.model.dtype == "bfloat16")
     trained = max(_trained_parameters(config, stage, shape) for stage in config.stages)
     held = all_parameters(shape) + (trained if learner.lora.rank else 0)
     weights, gradients, optimiser = state_bytes(
