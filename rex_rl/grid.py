@@ -106,7 +106,7 @@ def _target_in_mask(thing: Object, size: tuple[int, int]) -> tuple[int, int] | N
     x, y = quantise(np.array([_target(thing)]), size)[0].tolist()
     if is_in_mask(thing, (x, y)):
         return x, y
-    return None if thing.mask is None else middle_of(thing.mask.counts, size, GRID_STEPS)
+    return None if thing.mask is None else middle_of(thing.mask, GRID_STEPS)
 
 
 def _target_in_box(thing: Object, size: tuple[int, int]) -> tuple[int, int]:
@@ -195,7 +195,7 @@ def _target(thing: Object) -> tuple[float, float]:
     if thing.point is not None:
         return thing.point
     if thing.mask is not None:
-        x, y = middle_pixel(thing.mask.counts, thing.mask.size)
+        x, y = middle_pixel(thing.mask)
         return x + 0.5, y + 0.5
     assert thing.bbox is not None
     x0, y0, x1, y1 = thing.bbox
