@@ -47,7 +47,7 @@ class Cluster:
             deterministic=config.deterministic,
         )
         self._scorers = self._reward_workers() if "reward" in roles else []
-        self.rewards = RayRewardPool(self._scorers)
+        self.rewards = RayRewardPool(self._scorers, timeout_s=config.reward_workers.timeout_s)
         self.learner = RayLearner(self._learner_ranks if "learner" in roles else list, config.learner)
         self.rollouts.wait_started(config.rollout.start_timeout_s)
         self.sync = ObjectStoreSync(self.learner, self.rollouts, timeout_s=config.rollout.sync_timeout_s)

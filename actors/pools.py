@@ -17,7 +17,7 @@ from actors.manifest import Manifest
 from rex_rl.batch import plan_micro_batches
 from rex_rl.config_actors import LearnerConfig
 from rex_rl.config_schema import OptimiserConfig
-from rex_rl.errors import CheckpointError, LearnerLostError
+from rex_rl.errors import CheckpointError, LearnerLostError, RunError
 from rex_rl.types import Group, Mean, Scores, TrainGroup
 
 FAILING_TOGETHER_S = 5.0
@@ -29,15 +29,26 @@ STATE_POLL_S = 0.2
 class RayRewardPool:
     """Reward workers; a step's groups are dealt out evenly. Ray starts one that died anew and repeats what it had."""
 
-    def __init__(self, workers: Sequence[ActorHandle]) -> None:
-        self._workers = list(workers)
+    def __init__(self, workers: Sequence[ActorHandle], *, timeout_s: float) -> None:
+        self._workers, self._timeout_s = list(workers), timeout_s
 
     def score(self, groups: Sequence[Group]) -> list[Scores]:
-        """One Scores a group, in order."""
+        """One Scores a group, in order.
+
+        Raises:
+            RunError: they were not there in time, or a worker died over its slice again and again.
+        """
         bounds = np.linspace(0, len(groups), len(self._workers) + 1).round().astype(int)
         slices = [groups[start:end] for start, end in itertools.pairwise(bounds)]
         refs = [worker.score.remote(part) for worker, part in zip(self._workers, slices, strict=True) if part]
-        return [scores for part in ray.get(refs) for scores in part]
+        try:
+            return [scores for part in ray.get(refs, timeout=self._timeout_s) for scores in part]
+        except ray.exceptions.GetTimeoutError as error:
+            raise RunError(f"reward_workers.timeout_s = {self._timeout_s:g}: no rewards within it") from error
+        except ray.exceptions.RayActorError as error:
+            raise RunError(
+                f"a reward worker died over its answers each time they were tried ({type(error).__name__})"
+            ) from error
 
 
 class RayLearner:

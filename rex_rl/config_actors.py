@@ -65,6 +65,8 @@ class RewardWorkersConfig(Section):
     """Reward workers."""
     num_cpus: Cores = 0.5
     """CPU cores a worker reserves on the cluster."""
+    timeout_s: Seconds = 600.0
+    """Rewards of a step that are not there by then end the run: a term of the user's own waits for something."""
 
 
 LanguageMatrix = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

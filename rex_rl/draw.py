@@ -120,12 +120,6 @@ def draw_objects(image: Image.Image, objects: Sequence[Object], visual_prompt: S
     return sheet.canvas
 
 
-def draw_predictions(image: Image.Image, labels: Sequence[str], boxes_N4: np.ndarray) -> Image.Image:
-    """The same for boxes [N, 4] alone."""
-    boxes = zip(labels, np.asarray(boxes_N4, dtype=float).tolist(), strict=True)
-    return draw_objects(image, [Object(label=label, bbox=tuple(box_4)) for label, box_4 in boxes])
-
-
 def _draw_prompt(sheet: Sheet, boxes: Sequence[Box]) -> None:
     for box in boxes:
         sheet.box(np.array(box), PROMPT_COLOUR, dash=4.0)

@@ -32,6 +32,7 @@ from rex_rl.model_folder import resolve_model
 from rex_rl.prediction import Prediction
 from rex_rl.reward_rule import RewardRule
 from rex_rl.run_folder import SKIPPED, RunFolder
+from rex_rl.run_lock import run_lock
 from rex_rl.run_log import RunLog
 from rex_rl.run_report import write_run_report
 from rex_rl.stopping import StopRequest
@@ -62,26 +63,35 @@ def train(config: Config, *, accept_changes: bool = False) -> Path:
     begun = time.monotonic()
     model = resolve_model(config.model.path)
     data = load_split(config)
-    run = RunFolder.open(config, accept_changes=accept_changes)
-    stop = StopRequest(wait_s=config.checkpoint.stop_wait_s)
-    with stop.listening(), RunLog.for_run(config, run.folder) as log:
-        _tell_inputs(run, data, log)
-        todo = [stage for stage in config.stages if not run.is_done(stage)]
-        canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
-        if "grpo" in todo:
-            canaries.start()
-        if todo:
-            with run.timed("start", since=begun):
-                cluster = _start(config, model, log, stop)
-            with contextlib.closing(cluster):
-                for stage in todo:
-                    _Stage(config, cluster, data, run, log, canaries, stop).run(stage, run.start_of(stage, model))
-        with run.timed("report"):
-            run.publish_model(config.stages[-1])
-            run.write_summary()
-            write_run_report(run.folder)
-    run.write_summary()
+    with run_lock(config.run_folder):
+        run = RunFolder.open(config, accept_changes=accept_changes)
+        stop = StopRequest(wait_s=config.checkpoint.stop_wait_s)
+        with stop.listening(), RunLog.for_run(config, run.folder) as log:
+            _tell_inputs(run, data, log)
+            _run_stages(config, model, data, run, log, stop, begun)
+            with run.timed("report"):
+                run.publish_model(config.stages[-1])
+                run.write_summary()
+                write_run_report(run.folder)
+        run.write_summary()
     return run.folder
+
+
+def _run_stages(
+    config: Config, model: Path, data: DataSplit, run: RunFolder, log: RunLog, stop: StopRequest, begun: float
+) -> None:
+    """What is left to do of the configured stages; where nothing is, no cluster is joined."""
+    todo = [stage for stage in config.stages if not run.is_done(stage)]
+    canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
+    if "grpo" in todo:
+        canaries.start()
+    if not todo:
+        return
+    with run.timed("start", since=begun):
+        cluster = _start(config, model, log, stop)
+    with contextlib.closing(cluster):
+        for stage in todo:
+            _Stage(config, cluster, data, run, log, canaries, stop).run(stage, run.start_of(stage, model))
 
 
 def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:

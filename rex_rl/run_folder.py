@@ -3,7 +3,7 @@
 ```
 runs/NAME/ config.yaml metrics.jsonl summary.json report.html
            checkpoints/ samples/ stages/sft/ stages/grpo/ model/ wandb/
-           quarantine.jsonl (bad records) skipped/ (batches of steps that were skipped)
+           quarantine.jsonl (bad records) skipped/ (batches of steps that were skipped) .lock
 ```
 """
 

@@ -1,5 +1,8 @@
 """Reward terms as a user would write them, good and bad."""
 
+import os
+import time
+
 from rewards import Said, Truth
 
 NOT_A_FUNCTION = 3
@@ -27,3 +30,14 @@ def too_much(said: Said, truth: Truth) -> float:
 
 def nothing(said: Said, truth: Truth) -> None:
     """A forgotten return."""
+
+
+def waits(said: Said, truth: Truth) -> float:
+    """A judge that does not answer."""
+    time.sleep(600)
+    return 0.0
+
+
+def dies(said: Said, truth: Truth) -> float:
+    """A library that ends its process."""
+    os._exit(1)

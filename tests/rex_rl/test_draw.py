@@ -1,6 +1,7 @@
 """Overlays: which box gets which colour, and at what size. Curves: ticks, smoothing and values that are no numbers."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from rex_rl.draw import (
     box_kinds,
     count_kinds,
     draw_objects,
-    draw_predictions,
     line_chart,
     nice_ticks,
     overlay,
@@ -48,6 +48,11 @@ FOUND, LOST = [50.0, 50.0, 150.0, 150.0], [300.0, 50.0, 400.0, 150.0]
 NEAR, WRONG = [60.0, 60.0, 160.0, 160.0], [300.0, 300.0, 400.0, 400.0]
 COPY = [66.0, 66.0, 166.0, 166.0]
 CROWD = result({"cat": [FOUND, LOST]}, {"cat": [NEAR, COPY, WRONG]})
+
+
+def draw_boxes(image: Image.Image, labels: Sequence[str], boxes: Sequence[Sequence[float]]) -> Image.Image:
+    """What is said, boxes alone."""
+    return draw_objects(image, [Object(label=label, bbox=tuple(box)) for label, box in zip(labels, boxes, strict=True)])
 
 
 def colours_on(image: Image.Image, box: list[float]) -> set[tuple[int, int, int]]:
@@ -87,7 +92,7 @@ def test_a_copy_that_took_a_true_box_of_its_own_is_matched() -> None:
 @pytest.mark.parametrize(("size", "expected"), [((196, 196), 588), ((420, 300), 420), ((500, 900), 900), ((1, 1), 420)])
 def test_small_images_are_enlarged_and_others_keep_their_size(size: tuple[int, int], expected: int) -> None:
     """The longer side comes to 420 px or more by a whole factor."""
-    assert max(draw_predictions(Image.new("RGB", size), (), np.zeros((0, 4))).size) == expected
+    assert max(draw_boxes(Image.new("RGB", size), [], []).size) == expected
     assert max(overlay(Image.new("RGB", size), result({}, {})).size) == expected
 
 
@@ -110,7 +115,7 @@ def test_boxes_as_a_model_says_them_are_drawn() -> None:
     ]
     image = Image.new("RGB", (500, 500), GREY)
     assert overlay(image, result({"cat": wild}, {"cat": wild, "": wild, "x\ny" * 40: wild})).size == (500, 500)
-    assert draw_predictions(image, ["a"] * 4, np.array(wild)).size == (500, 500)
+    assert draw_boxes(image, ["a"] * 4, wild).size == (500, 500)
     assert image.getcolors() == [(500 * 500, GREY)]
 
 
@@ -123,21 +128,19 @@ def test_any_image_mode_becomes_rgb(mode: str) -> None:
 def test_predictions_have_one_colour_a_label() -> None:
     """Boxes of a label share a colour, in the order labels first appear; the eighth label shares the first's."""
     labels = ["cat", "dog", "cat"]
-    boxes_N4 = np.array([FOUND, LOST, WRONG])
-    drawn = draw_predictions(Image.new("RGB", (500, 500), GREY), labels, boxes_N4)
+    boxes = [FOUND, LOST, WRONG]
+    drawn = draw_boxes(Image.new("RGB", (500, 500), GREY), labels, boxes)
     first, second = (ImageColor.getrgb(colour) for colour in LABEL_COLOURS[:2])
-    assert [first in colours_on(drawn, box) for box in boxes_N4.tolist()] == [True, False, True]
+    assert [first in colours_on(drawn, box) for box in boxes] == [True, False, True]
     assert second in colours_on(drawn, LOST)
-    many = draw_predictions(
-        Image.new("RGB", (500, 500), GREY), list("abcdefgh"), np.array([[0, 0, 9, 9]] * 7 + [FOUND])
-    )
+    many = draw_boxes(Image.new("RGB", (500, 500), GREY), list("abcdefgh"), [[0, 0, 9, 9]] * 7 + [FOUND])
     assert first in colours_on(many, FOUND)
 
 
 def test_names_stand_beside_one_another() -> None:
     """Of two boxes at one place the first has its name above, the second below."""
     for labels, above, below in ((["cat"], True, False), (["cat", "cat"], True, True)):
-        drawn = draw_predictions(Image.new("RGB", (500, 500), GREY), labels, np.array([FOUND] * len(labels)))
+        drawn = draw_boxes(Image.new("RGB", (500, 500), GREY), labels, [FOUND] * len(labels))
         is_dark = np.asarray(drawn).max(axis=2) < 50
         assert (is_dark[35:45].any(), is_dark[155:165].any()) == (above, below)
 
