@@ -69,12 +69,13 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
 
 def write_figures(folder: Path) -> Path:
     """Records of what the synthetic world does not draw: key points and polygons, on blank images."""
-    Image.new("RGB", (196, 196)).save(folder / "blank.png")
+    for i in range(5):  # all records of an image stand on one side of the split
+        Image.new("RGB", (196, 196)).save(folder / f"blank{i}.png")
     names = TASKS["keypoint_person"].keypoints
     person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(names) | {names[0]: [50, 20]}}
     word = {"label": "AB", "polygon": [[10, 10], [60, 12], [58, 40], [9, 41]]}
     lines = [
-        {"id": f"{name}{i}", "image": "blank.png", "task": name, "categories": [asked], "objects": [thing]}
+        {"id": f"{name}{i}", "image": f"blank{i}.png", "task": name, "categories": [asked], "objects": [thing]}
         for i in range(5)
         for name, asked, thing in (("keypoint_person", "person", person), ("ocr_polygon", "word", word))
     ]
