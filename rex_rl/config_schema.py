@@ -188,6 +188,10 @@ class OptimiserConfig(Section):
     """Pieces, at least, a step's batch is worked through in before its one update; more lower the peak memory."""
     frozen: Annotated[tuple[Part, ...], FROM_YAML] = ()
     """Parts of the model that are not trained."""
+    min_objects: Period = 0
+    """Records with fewer objects are left out of this stage."""
+    max_objects: Period | None = None
+    """Records with more objects are left out of this stage; null: none is."""
     eval_every: Period = 100
     """Steps between held-out evaluations; 0: only at the end of the stage."""
     save_every: Period = 100
@@ -231,11 +235,12 @@ class AdvantageConfig(Section):
     normalise_by_task: bool = False
     """First divide all rewards and gains of a task by the spread of its rewards within their groups, over the step, so
     that no task of a mix drowns another; with normalise_std, what is left to it are the gains."""
-    credit: Literal["none", "leave_one_out", "prefix"] = "leave_one_out"
-    """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`) or its gain over the boxes
-    before it (`prefix`). The paper's is `none`; the default won over three seeds (`rex-rl credits`)."""
+    credit: Literal["none", "leave_one_out", "prefix", "in_order"] = "leave_one_out"
+    """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`), the same once its later
+    copies are gone (`in_order`), or its gain over the boxes before it (`prefix`). The paper's is `none`; the default won
+    over three seeds (`rex-rl credits`)."""
     credit_weight: Weight = 1.0
-    """Factor on the credit of `leave_one_out` and `prefix`."""
+    """Factor on the credit of the other forms than `none`."""
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
