@@ -20,8 +20,10 @@ import numpy as np
 
 from rewards.credit import (
     RewardOf,
+    group_in_order_gains,
     group_leave_one_out_gains,
     group_prefix_gains,
+    in_order_differences,
     leave_one_out_differences,
     prefix_differences,
 )
@@ -97,7 +99,7 @@ def score_groups(
         formula_G = _formulas(name, said_PG, truth_P)
         total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_said_G, strict=True)])
         terms_G[name] = total_G
-        gains_GN = tuple(_formula_gains(of, num, credit) for of, num in zip(formula_G, num_said_G, strict=True))
+        gains_GN = tuple(_formula_gains(of, one, credit) for of, one in zip(formula_G, overlaps_G, strict=True))
     terms_G["count_error"] = count_error(num_said_G, num_true_G)
     terms_G |= _text_terms(said_PG, overlaps_G, truth_P)
     ends_P = accumulate(map(len, said_PG), initial=0)
@@ -163,6 +165,8 @@ def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credi
         return group_prefix_gains(overlaps_G, weights)
     if credit == "leave_one_out":
         return group_leave_one_out_gains(overlaps_G, weights)
+    if credit == "in_order":
+        return group_in_order_gains(overlaps_G, weights)
     return tuple(np.zeros(overlaps.num_said) for overlaps in overlaps_G)
 
 
@@ -194,9 +198,12 @@ def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, trut
     return reward_of
 
 
-def _formula_gains(reward_of: RewardOf, num_said: int, credit: str) -> FloatArray:
+def _formula_gains(reward_of: RewardOf, overlaps: Overlaps, credit: str) -> FloatArray:
+    num_said = overlaps.num_said
     if credit == "prefix":
         return prefix_differences(reward_of, num_said)
     if credit == "leave_one_out":
         return leave_one_out_differences(reward_of, num_said)
+    if credit == "in_order":
+        return in_order_differences(reward_of, overlaps.near_NN, num_said)
     return np.zeros(num_said)

@@ -51,6 +51,25 @@ def leave_one_out_gains(said: Said, truth: Truth, weights: RewardWeights) -> Flo
     return group_leave_one_out_gains(measure([[said]], [truth], weights), weights)[0]
 
 
+def in_order_gains(said: Said, truth: Truth, weights: RewardWeights) -> FloatArray:
+    """Gain of shape i: R - R without i, both of the answer without later copies of i.
+
+    A copy carries the blame and not its original, as in `prefix_gains`; a right shape is worth the same wherever it
+    stands, as in `leave_one_out_gains`: F1 is concave, so over the shapes before them the last right shapes of a long
+    answer gain a fraction of the first, and compared with those they would be blamed.
+
+    Returns:
+        gains_N: [N] float64.
+
+    >>> from types import SimpleNamespace
+    >>> bins_NK = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [20, 0, 29, 9]])
+    >>> said = SimpleNamespace(labels=("a",) * 3, bins_NK=bins_NK, faults=(), absent=())
+    >>> in_order_gains(said, Truth(("a", "a"), bins_NK[:2], ("a", "a")), RewardWeights()).round(3).tolist()
+    [0.175, 0.333, -0.575]
+    """
+    return group_in_order_gains(measure([[said]], [truth], weights), weights)[0]
+
+
 def group_prefix_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
     """`prefix_gains` of measured answers: [G] of [N]."""
     rewards_GP = _rewards([_count_prefixes(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
@@ -61,6 +80,12 @@ def group_leave_one_out_gains(overlaps_G: Sequence[Overlaps], weights: RewardWei
     """`leave_one_out_gains` of measured answers: [G] of [N]."""
     rewards_GV = _rewards([_count_leave_one_out(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
     return tuple(rewards_V[-1] - rewards_V[:-1] for rewards_V in rewards_GV)
+
+
+def group_in_order_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
+    """`in_order_gains` of measured answers: [G] of [N]."""
+    rewards_GV = _rewards([_count_in_order(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
+    return tuple(with_N - without_N for with_N, without_N in (np.split(rewards_V, 2) for rewards_V in rewards_GV))
 
 
 def prefix_differences(reward_of: RewardOf, num_said: int) -> FloatArray:
@@ -81,6 +106,20 @@ def leave_one_out_differences(reward_of: RewardOf, num_said: int) -> FloatArray:
     shapes_N = np.arange(num_said)
     whole = reward_of(shapes_N)
     return np.array([whole - reward_of(shapes_N[shapes_N != shape]) for shape in shapes_N], dtype=np.float64)
+
+
+def in_order_differences(reward_of: RewardOf, near_NN: BoolArray | None, num_said: int) -> FloatArray:
+    """In-order gains of any reward, from its definition; `near_NN` says which shapes are near-copies, None: no two.
+
+    >>> in_order_differences(lambda shapes: float(len(shapes) ** 2), np.eye(3, k=1, dtype=bool), 3).tolist()
+    [3.0, 3.0, 5.0]
+    """
+    shapes_N = np.arange(num_said)
+    gains = []
+    for shape in shapes_N:
+        kept = shapes_N if near_NN is None else shapes_N[~_later_copies(near_NN, shape)]
+        gains.append(reward_of(kept) - reward_of(kept[kept != shape]))
+    return np.array(gains, dtype=np.float64)
 
 
 def _rewards(
@@ -157,14 +196,36 @@ def _count_leave_one_out(overlaps: Overlaps) -> _Counts:
     if near_NN is not None:
         value_NB = overlaps.value_NB
         for shape in np.flatnonzero(near_NN.any(axis=1)).tolist():
-            total_V[shape], copies_V[shape] = _match_without(value_NB, near_NN, shape)
+            total_V[shape], copies_V[shape] = _match_of(value_NB, near_NN, np.arange(num_said) != shape)
     lost_V = np.append(overlaps.lost_giant_N, False)
     said_V = np.append(np.full(num_said, num_said - 1), num_said)
     return total_V, said_V, copies_V, np.count_nonzero(lost_V) - lost_V
 
 
-def _match_without(value_NB: FloatArray, near_NN: BoolArray, shape: int) -> tuple[float, int]:
-    """(matched total, number of copies) of the answer without one shape, whose group may fall apart."""
-    keep_N = np.arange(len(value_NB)) != shape
-    root_N = group_roots(np.argwhere(near_NN[np.ix_(keep_N, keep_N)]), len(value_NB) - 1)
-    return best_total(group_values(value_NB[keep_N], root_N)), int(is_copy(root_N).sum())
+def _count_in_order(overlaps: Overlaps) -> _Counts:
+    """Counts of the answer without later copies of each of the N shapes, then of the same N without the shape too."""
+    counts_V = _count_leave_one_out(overlaps)
+    num_said, near_NN = overlaps.num_said, overlaps.near_NN
+    total_V, said_V, copies_V, giants_V = (
+        np.concatenate([np.repeat(column[-1:], num_said), column[:-1]]) for column in counts_V
+    )
+    if near_NN is not None:
+        for shape in np.flatnonzero(np.triu(near_NN, 1).any(axis=1)).tolist():
+            kept_N = ~_later_copies(near_NN, shape)
+            for variant in (shape, num_said + shape):
+                total_V[variant], copies_V[variant] = _match_of(overlaps.value_NB, near_NN, kept_N)
+                said_V[variant] = np.count_nonzero(kept_N)
+                giants_V[variant] = np.count_nonzero(overlaps.lost_giant_N & kept_N)
+                kept_N[shape] = False
+    return total_V, said_V, copies_V, giants_V
+
+
+def _later_copies(near_NN: BoolArray, shape: int) -> BoolArray:
+    """[N] which shapes are near-copies of one and written behind it."""
+    return near_NN[shape] & (np.arange(len(near_NN)) > shape)
+
+
+def _match_of(value_NB: FloatArray, near_NN: BoolArray, kept_N: BoolArray) -> tuple[float, int]:
+    """(matched total, number of copies) of some of an answer's shapes, whose groups may fall apart."""
+    root_N = group_roots(np.argwhere(near_NN[np.ix_(kept_N, kept_N)]), int(np.count_nonzero(kept_N)))
+    return best_total(group_values(value_NB[kept_N], root_N)), int(is_copy(root_N).sum())

@@ -26,6 +26,7 @@ REWARDS: Mapping[str, str] = {
 CREDITS: Mapping[str, str] = {
     "prefix": "reward of the first i shapes less that of the first i - 1, in the order written",
     "leave_one_out": "reward of all shapes less that of all but this one",
+    "in_order": "the same once later copies of this one are gone: a copy is to blame, not its original",
     "none": "zeros",
 }
 """Every form of per-shape credit by name, with what it is."""

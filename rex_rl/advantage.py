@@ -62,24 +62,29 @@ def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scor
 
 
 def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarray:
-    """[T] each shape's gain on its own tokens, centred so that their mean over the answer is zero.
+    """[T] each shape's gain on its own tokens, less their mean, so that the answer's tokens sum to zero; 0 elsewhere.
 
-    >>> spans_N2 = np.array([[0, 2], [2, 4]])
+    Marks and labels stay out: they have no gain, so that less the mean of right shapes they would be blamed for
+    nothing, answer after answer, until the grammar falls apart.
+
+    >>> spans_N2 = np.array([[1, 3], [3, 5]])
     >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())
-    >>> box_credit(np.array([0.5, -0.1]), shapes, 5)
-    array([ 0.34,  0.34, -0.26, -0.26, -0.16])
+    >>> box_credit(np.array([0.5, -0.1]), shapes, 6)
+    array([ 0. ,  0.3,  0.3, -0.3, -0.3,  0. ])
     """
-    credit_T = np.zeros(num_tokens)
+    credit_T, is_shape_T = np.zeros(num_tokens), np.zeros(num_tokens, dtype=bool)
     for gain, (start, end) in zip(gains_N, shapes.spans_N2, strict=True):
-        credit_T[start:end] = gain
-    return credit_T - credit_T.mean()
+        credit_T[start:end], is_shape_T[start:end] = gain, True
+    if is_shape_T.any():
+        credit_T[is_shape_T] -= credit_T[is_shape_T].mean()
+    return credit_T
 
 
 def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
     """[G] of [T]: the advantage of every token under the configured credit.
 
-    `none`: the group-relative reward on all tokens. `prefix`, `leave_one_out`: plus each shape's gain on its own
-    tokens, centred in the answer.
+    `none`: the group-relative reward on all tokens. The other forms: plus each shape's gain on its own tokens,
+    centred over the answer's shapes.
     """
     advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
     if config.credit == "none":

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from rewards import CREDITS, REWARDS, RewardWeights, Said, Truth, score_group
-from rewards.credit import leave_one_out_gains, prefix_gains
+from rewards.credit import in_order_gains, leave_one_out_gains, prefix_gains
+from rewards.overlaps import measure
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
 
 KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
+GAINS = {"prefix": prefix_gains, "leave_one_out": leave_one_out_gains, "in_order": in_order_gains}
 WEIGHTS = RewardWeights()
 SHAPES_ONLY = RewardWeights(format=0.0, truncated=0.0)
 BOX = [100, 100, 300, 300]
@@ -30,11 +32,19 @@ def rewards_of_parts(answer: Said, truth: Truth, parts: list[list[int]], name: s
 
 
 def gains_by_definition(answer: Said, truth: Truth, name: str = "matched") -> dict[str, np.ndarray]:
-    """[N] by credit: every prefix, and every answer less one, scored anew."""
+    """[N] by credit: every prefix, every answer less one, and the same without later copies of that one, scored anew."""
     shapes = list(range(len(answer.labels)))
     rewards_P = rewards_of_parts(answer, truth, [shapes[:num] for num in range(len(shapes) + 1)], name)
     rest_N = rewards_of_parts(answer, truth, [shapes[:i] + shapes[i + 1 :] for i in shapes], name)
-    return {"prefix": np.diff(rewards_P), "leave_one_out": rewards_P[-1] - rest_N}
+    near_NN = measure([[answer]], [truth], SHAPES_ONLY)[0].near_NN
+    copied = [[j for j in shapes if near_NN is None or j <= i or not near_NN[i, j]] for i in shapes]
+    with_N = rewards_of_parts(answer, truth, copied, name)
+    without_N = rewards_of_parts(answer, truth, [[j for j in copied[i] if j != i] for i in shapes], name)
+    return {
+        "prefix": np.diff(rewards_P),
+        "leave_one_out": rewards_P[-1] - rest_N,
+        "in_order": with_N - without_N,
+    }
 
 
 def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Said:
@@ -49,10 +59,8 @@ def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
     for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
         expected = gains_by_definition(answer, truth)
-        np.testing.assert_allclose(prefix_gains(answer, truth, WEIGHTS), expected["prefix"], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(
-            leave_one_out_gains(answer, truth, WEIGHTS), expected["leave_one_out"], rtol=0, atol=1e-9
-        )
+        for credit, gains in GAINS.items():
+            np.testing.assert_allclose(gains(answer, truth, WEIGHTS), expected[credit], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -64,7 +72,7 @@ def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random
         truth = scenes[0][1]
         answers = [answer for answer, _ in scenes]
         expected_G = [gains_by_definition(answer, truth, name) for answer in answers]
-        for credit in ("prefix", "leave_one_out"):
+        for credit in GAINS:
             gains_GN = score_group(answers, truth, weights=WEIGHTS, name=name, credit=credit).gains_GN
             for gains_N, expected in zip(gains_GN, expected_G, strict=True):
                 np.testing.assert_allclose(gains_N, expected[credit], rtol=0, atol=1e-9)
@@ -89,6 +97,16 @@ def test_a_copy_carries_the_blame_and_not_its_original() -> None:
     assert copy == pytest.approx(2 / 4 - 2 / 3 - 0.5 / 2)
     first, second = leave_one_out_gains(answer, truth, WEIGHTS)
     assert first == second < 0
+    assert in_order_gains(answer, truth, WEIGHTS) == pytest.approx([original, copy])
+
+
+def test_a_right_shape_is_worth_the_same_wherever_it_stands() -> None:
+    """In order as well as left out; over the shapes before it, the last of four gains 1 / 7, the first 2 / 5."""
+    truth = Truth(("a",) * 4, np.array([[200 * i, 0, 200 * i + 99, 99] for i in range(4)]), ("a",))
+    answer = boxes(*truth.bins_NK.tolist())
+    assert in_order_gains(answer, truth, WEIGHTS) == pytest.approx([1 / 7] * 4)
+    gains_N = prefix_gains(answer, truth, WEIGHTS)
+    assert (gains_N[0], gains_N[-1]) == pytest.approx((2 / 5, 1 - 6 / 7))
 
 
 def test_an_empty_truth_blames_the_first_shape_most() -> None:

@@ -71,11 +71,12 @@ def test_a_group_is_compared_with_itself(rewards: list[float]) -> None:
 
 
 @given(GAINS, st.integers(0, 5))
-def test_box_credit_has_mean_zero_over_the_answer(gains_N: np.ndarray, num_more: int) -> None:
-    """It moves reward between an answer's tokens and adds none; a better shape's tokens get more."""
+def test_box_credit_moves_reward_between_shapes_alone(gains_N: np.ndarray, num_more: int) -> None:
+    """It adds none, a better shape's tokens get more, and what is no shape's gets nothing."""
     shapes = fakes.shapes(evenly_spanned(gains_N.size))
     credit_T = box_credit(gains_N, shapes, 3 + 5 * gains_N.size + num_more)
-    assert credit_T.mean() == pytest.approx(0, abs=1e-12)
+    assert credit_T.sum() == pytest.approx(0, abs=1e-9)
+    assert not credit_T[np.r_[:3, 3 + 5 * gains_N.size : credit_T.size]].any()
     at_shapes_N = np.array([credit_T[start] for start, _ in shapes.spans_N2])
     assert np.allclose(at_shapes_N - at_shapes_N[:1], gains_N - gains_N[:1])
 
@@ -97,11 +98,11 @@ def test_without_credit_a_group_that_earned_the_same_teaches_nothing() -> None:
 
 
 def test_box_credit_comes_on_top_of_the_group_advantage() -> None:
-    scores = scores_of([1.0, 0.0], [[0.5, 0.5], [0.2]])
+    scores = scores_of([1.0, 0.0], [[0.5, 0.5], [0.2, 0.6]])
     config = AdvantageConfig(credit="prefix", credit_weight=2.0)
     first, second = token_advantages(scores, lengths_of(scores), config)
-    assert (first.mean(), second.mean()) == pytest.approx((1.0, -1.0))
-    assert second[3] - second[0] == pytest.approx(2.0 * 0.2)
+    assert first == pytest.approx(np.ones(first.size))
+    assert (second[0], second[3], second[8]) == pytest.approx((-1.0, -1.0 - 2.0 * 0.2, -1.0 + 2.0 * 0.2))
 
 
 def test_a_train_group_keeps_prompt_answers_and_order() -> None:

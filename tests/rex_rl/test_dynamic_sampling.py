@@ -186,7 +186,7 @@ def test_what_teaches(total_G: list[float], gains: float, settings: dict, expect
     scores = Scores(
         total_G=np.array(total_G),
         terms_G={},
-        gains_GN=(np.array([gains]), np.array([0.0])),
-        shapes_G=(fakes.shapes([(0, 2)]), fakes.shapes([(0, 2)])),
+        gains_GN=(np.array([gains, 0.0]), np.array([0.0])),
+        shapes_G=(fakes.shapes([(0, 1), (1, 2)]), fakes.shapes([(0, 2)])),
     )
     assert teaches(fakes.group(lengths=(3, 5)), scores, GrpoConfig(**settings)) == expected
