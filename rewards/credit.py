@@ -116,7 +116,7 @@ def in_order_differences(reward_of: RewardOf, near_NN: BoolArray | None, num_sai
     """
     shapes_N = np.arange(num_said)
     gains = []
-    for shape in shapes_N:
+    for shape in range(num_said):
         kept = shapes_N if near_NN is None else shapes_N[~_later_copies(near_NN, shape)]
         gains.append(reward_of(kept) - reward_of(kept[kept != shape]))
     return np.array(gains, dtype=np.float64)

@@ -237,8 +237,8 @@ class AdvantageConfig(Section):
     that no task of a mix drowns another; with normalise_std, what is left to it are the gains."""
     credit: Literal["none", "leave_one_out", "prefix", "in_order"] = "leave_one_out"
     """What each box's own tokens get on top: the reward's loss without it (`leave_one_out`), the same once its later
-    copies are gone (`in_order`), or its gain over the boxes before it (`prefix`). The paper's is `none`; the default won
-    over three seeds (`rex-rl credits`)."""
+    copies are gone (`in_order`), or its gain over the boxes before it (`prefix`). The paper's is `none`; the default
+    won over three seeds (`rex-rl credits`)."""
     credit_weight: Weight = 1.0
     """Factor on the credit of the other forms than `none`."""
 

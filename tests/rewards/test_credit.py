@@ -32,7 +32,7 @@ def rewards_of_parts(answer: Said, truth: Truth, parts: list[list[int]], name: s
 
 
 def gains_by_definition(answer: Said, truth: Truth, name: str = "matched") -> dict[str, np.ndarray]:
-    """[N] by credit: every prefix, every answer less one, and the same without later copies of that one, scored anew."""
+    """[N] by credit: every prefix; every answer less one; the same without its later copies. All scored anew."""
     shapes = list(range(len(answer.labels)))
     rewards_P = rewards_of_parts(answer, truth, [shapes[:num] for num in range(len(shapes) + 1)], name)
     rest_N = rewards_of_parts(answer, truth, [shapes[:i] + shapes[i + 1 :] for i in shapes], name)

@@ -83,12 +83,12 @@ def test_every_run_is_tried_under_every_form(run: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(launch, "train", train)
     trials = launch.credits([run], 3)
     assert asked == [f"a-credit-{credit}" for credit in CREDITS]
-    assert [round(trial.gain, 2) for trial in trials] == [0.01, 0.02, 0.03]
+    assert [round(trial.gain, 2) for trial in trials] == [0.01 * nth for nth in range(1, 1 + len(CREDITS))]
 
 
 def test_the_table_puts_the_largest_mean_gain_first() -> None:
     """Two runs; `prefix` loses in one of them and wins on the mean."""
-    f1_of = {"none": (0.51, 0.51), "leave_one_out": (0.50, 0.50), "prefix": (0.49, 0.57)}
+    f1_of = {"none": (0.51, 0.51), "leave_one_out": (0.50, 0.50), "prefix": (0.49, 0.57), "in_order": (0.49, 0.50)}
     trials = [
         Trial(run=run, credit=credit, sft=SFT, grpo={"f1_miou": f1, "duplicate_rate": 0.05})
         for credit, f1s in f1_of.items()
@@ -97,5 +97,5 @@ def test_the_table_puts_the_largest_mean_gain_first() -> None:
     lines = table(trials)
     assert lines[0] == "| credit | a | b | mean gain of f1_miou | f1_miou | duplicate_rate |"
     assert lines[2] == "| prefix | -1.00 | +7.00 | +3.00 | 53.00 % | 5.00 % |"
-    assert [line.split(" | ")[0] for line in lines[3:]] == ["| none", "| leave_one_out", "| after SFT"]
+    assert [line.split(" | ")[0] for line in lines[3:]] == ["| none", "| leave_one_out", "| in_order", "| after SFT"]
     assert lines[-1].endswith("| 50.00 % | 10.00 % |")
