@@ -191,7 +191,8 @@ class _Stage:
 
     def _sft(self, settings: SftConfig, model: Path, codec: Codec, shared: dict[str, Any]) -> None:
         self._cluster.learner.begin(str(model), settings)
-        stream = PromptStream(records=self._data.of_stage["sft"], seed=self._config.seed, paraphrase=settings.paraphrase)
+        records = self._data.of_stage["sft"]
+        stream = PromptStream(records=records, seed=self._config.seed, paraphrase=settings.paraphrase)
         sft.train(settings, stream=stream, codec=codec, **shared)
 
     def _grpo(self, settings: GrpoConfig, model: Path, shared: dict[str, Any]) -> None:
