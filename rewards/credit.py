@@ -115,10 +115,9 @@ def in_order_differences(reward_of: RewardOf, near_NN: BoolArray | None, num_sai
     [3.0, 3.0, 5.0]
     """
     shapes_N = np.arange(num_said)
-    gains = []
-    for shape in range(num_said):
-        kept = shapes_N if near_NN is None else shapes_N[~_later_copies(near_NN, shape)]
-        gains.append(reward_of(kept) - reward_of(kept[kept != shape]))
+    later_NN = np.zeros((num_said, num_said), dtype=np.bool_) if near_NN is None else np.triu(near_NN, 1)
+    kept_N = [shapes_N[~later_N] for later_N in later_NN]
+    gains = [reward_of(kept) - reward_of(kept[kept != shape]) for shape, kept in enumerate(kept_N)]
     return np.array(gains, dtype=np.float64)
 
 
@@ -210,19 +209,15 @@ def _count_in_order(overlaps: Overlaps) -> _Counts:
         np.concatenate([np.repeat(column[-1:], num_said), column[:-1]]) for column in counts_V
     )
     if near_NN is not None:
-        for shape in np.flatnonzero(np.triu(near_NN, 1).any(axis=1)).tolist():
-            kept_N = ~_later_copies(near_NN, shape)
+        later_NN = np.triu(near_NN, 1)
+        for shape in np.flatnonzero(later_NN.any(axis=1)).tolist():
+            kept_N = ~later_NN[shape]
             for variant in (shape, num_said + shape):
                 total_V[variant], copies_V[variant] = _match_of(overlaps.value_NB, near_NN, kept_N)
                 said_V[variant] = np.count_nonzero(kept_N)
                 giants_V[variant] = np.count_nonzero(overlaps.lost_giant_N & kept_N)
                 kept_N[shape] = False
     return total_V, said_V, copies_V, giants_V
-
-
-def _later_copies(near_NN: BoolArray, shape: int) -> BoolArray:
-    """[N] which shapes are near-copies of one and written behind it."""
-    return near_NN[shape] & (np.arange(len(near_NN)) > shape)
 
 
 def _match_of(value_NB: FloatArray, near_NN: BoolArray, kept_N: BoolArray) -> tuple[float, int]:

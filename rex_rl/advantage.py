@@ -65,7 +65,7 @@ def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarr
     """[T] each shape's gain on its own tokens, less their mean, so that the answer's tokens sum to zero; 0 elsewhere.
 
     Marks and labels stay out: they have no gain, so that less the mean of right shapes they would be blamed for
-    nothing, answer after answer, until the grammar falls apart.
+    nothing.
 
     >>> spans_N2 = np.array([[1, 3], [3, 5]])
     >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())
