@@ -117,10 +117,6 @@ class Config(Section):
             raise ValueError(f"{stage}.frozen = {yaml_text(settings.frozen)}: leaves nothing to train{adapted}")
         if len(set(settings.frozen)) != len(settings.frozen):
             raise ValueError(f"{stage}.frozen = {yaml_text(settings.frozen)}: names a part twice")
-        if settings.max_objects is not None and settings.max_objects < settings.min_objects:
-            raise ValueError(
-                f"{stage}.max_objects = {settings.max_objects}: below {stage}.min_objects = {settings.min_objects}"
-            )
         if settings.batch_items < self.learner.num_ranks:
             raise ValueError(
                 f"learner.num_ranks = {self.learner.num_ranks}: "

@@ -188,10 +188,6 @@ class OptimiserConfig(Section):
     """Pieces, at least, a step's batch is worked through in before its one update; more lower the peak memory."""
     frozen: Annotated[tuple[Part, ...], FROM_YAML] = ()
     """Parts of the model that are not trained."""
-    min_objects: Period = 0
-    """Records with fewer objects are left out of this stage."""
-    max_objects: Period | None = None
-    """Records with more objects are left out of this stage; null: none is."""
     eval_every: Period = 100
     """Steps between held-out evaluations; 0: only at the end of the stage."""
     save_every: Period = 100
@@ -220,6 +216,9 @@ class SftConfig(OptimiserConfig):
     """Course of the learning rate after the warm-up; cosine and linear end at 0."""
     paraphrase: bool = True
     """Ask in several wordings; false asks in the official one only."""
+    max_answer_tokens: Count | None = None
+    """True answers are cut there, which bounds memory; a model that never sees how long answers end learns to go on.
+    null: none is."""
 
     @property
     def batch_items(self) -> int:

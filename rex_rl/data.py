@@ -68,21 +68,31 @@ def split_records(
     )
 
 
-def sft_batch(prompts: Sequence[Prompt], codec: Codec) -> list[TrainGroup]:
-    """True answers as groups of one: every token weighs the same (a token mean over the step)."""
-    targets = [codec.encode(prompt.record, prompt.record.categories) for prompt in prompts]
-    weight = 1.0 / sum(tokens_T.size for tokens_T in targets)
+def sft_batch(prompts: Sequence[Prompt], codec: Codec, *, max_answer_tokens: int | None = None) -> list[TrainGroup]:
+    """True answers as groups of one: every token weighs the same (a token mean over the step).
+
+    Longer answers than `max_answer_tokens` are cut there and lose their end.
+    """
+    answers = [
+        _true_answer(codec.encode(prompt.record, prompt.record.categories), max_answer_tokens) for prompt in prompts
+    ]
+    weight = 1.0 / sum(answer.tokens_T.size for answer in answers)
     return [
-        TrainGroup(prompt=prompt, answers=(_as_learned(tokens_T, weight),))
-        for prompt, tokens_T in zip(prompts, targets, strict=True)
+        TrainGroup(prompt=prompt, answers=(_as_learned(answer, weight),))
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
 
-def _as_learned(tokens_T: np.ndarray, weight: float) -> ScoredAnswer:
-    answer = Answer(
-        tokens_T=tokens_T,
-        logprobs_T=np.zeros(tokens_T.size, dtype=np.float32),
-        versions_T=np.zeros(tokens_T.size, dtype=np.int64),
-        finish_reason=FinishReason.STOP,
+def _true_answer(tokens_T: np.ndarray, limit: int | None) -> Answer:
+    kept_T = tokens_T[:limit]
+    return Answer(
+        tokens_T=kept_T,
+        logprobs_T=np.zeros(kept_T.size, dtype=np.float32),
+        versions_T=np.zeros(kept_T.size, dtype=np.int64),
+        finish_reason=FinishReason.STOP if kept_T.size == tokens_T.size else FinishReason.LENGTH,
     )
-    return ScoredAnswer(answer=answer, advantages_T=np.ones(tokens_T.size, dtype=np.float32), token_weight=weight)
+
+
+def _as_learned(answer: Answer, weight: float) -> ScoredAnswer:
+    advantages_T = np.ones(answer.tokens_T.size, dtype=np.float32)
+    return ScoredAnswer(answer=answer, advantages_T=advantages_T, token_weight=weight)

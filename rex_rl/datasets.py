@@ -1,12 +1,12 @@
 """The records of a run: training and held-out, from the config's paths or from the synthetic world."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rex_rl.coco import read_dataset
-from rex_rl.config import Config, Stage
+from rex_rl.config import Config
 from rex_rl.config_schema import SHAPES_DATA, DataConfig
 from rex_rl.data import split_records
 from rex_rl.errors import DataError
@@ -22,8 +22,6 @@ class DataSplit:
     """Records to train on, records to judge by, and those that were skipped."""
 
     train: tuple[Record, ...]
-    of_stage: Mapping[Stage, tuple[Record, ...]]
-    """Those of `train` that a configured stage learns from."""
     heldout: tuple[Record, ...]
     bad: tuple[BadRecord, ...]
 
@@ -45,23 +43,7 @@ def load_split(config: Config) -> DataSplit:
     else:
         heldout = _read(heldout_file, data.heldout_images or data.images, data)
         kept, held, bad = list(train.records), list(heldout.records), (*train.bad, *heldout.bad)
-    return DataSplit(
-        train=tuple(kept),
-        of_stage={stage: _of_stage(kept, config, stage) for stage in config.stages},
-        heldout=_first_of_each_task(held, config.evaluation.num_images),
-        bad=bad,
-    )
-
-
-def _of_stage(records: Sequence[Record], config: Config, stage: Stage) -> tuple[Record, ...]:
-    """The records whose number of objects a stage takes."""
-    settings = config.optimiser(stage)
-    low, high = settings.min_objects, settings.max_objects
-    taken = tuple(one for one in records if low <= len(one.objects) and (high is None or len(one.objects) <= high))
-    if not taken:
-        bound = f"min_objects = {low}" if high is None else f"max_objects = {high} (min_objects = {low})"
-        raise DataError(f"{config.data.train}: {stage}.{bound}: leaves none of {len(records)} training records")
-    return taken
+    return DataSplit(train=tuple(kept), heldout=_first_of_each_task(held, config.evaluation.num_images), bad=bad)
 
 
 def _first_of_each_task(records: Sequence[Record], num: int) -> tuple[Record, ...]:

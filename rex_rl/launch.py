@@ -99,8 +99,7 @@ def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
     for change in run.accepted:
         log.event("config_changed", change=change)
     reasons = Counter(bad.kind for bad in data.bad)
-    of_stage = {stage: len(records) for stage, records in data.of_stage.items()}
-    log.event("data", train=len(data.train), **of_stage, heldout=len(data.heldout), bad=len(data.bad), **reasons)
+    log.event("data", train=len(data.train), heldout=len(data.heldout), bad=len(data.bad), **reasons)
     for bad in data.bad:
         log.event("bad_record", record=bad.text)
     run.write_quarantine(data.bad)
@@ -191,13 +190,12 @@ class _Stage:
 
     def _sft(self, settings: SftConfig, model: Path, codec: Codec, shared: dict[str, Any]) -> None:
         self._cluster.learner.begin(str(model), settings)
-        records = self._data.of_stage["sft"]
-        stream = PromptStream(records=records, seed=self._config.seed, paraphrase=settings.paraphrase)
+        stream = PromptStream(records=self._data.train, seed=self._config.seed, paraphrase=settings.paraphrase)
         sft.train(settings, stream=stream, codec=codec, **shared)
 
     def _grpo(self, settings: GrpoConfig, model: Path, shared: dict[str, Any]) -> None:
         self._cluster.learner.begin(str(model), settings)
-        stream = PromptStream(records=self._data.of_stage["grpo"], seed=self._config.seed + 1)
+        stream = PromptStream(records=self._data.train, seed=self._config.seed + 1)
         rollouts, tell = self._cluster.rollouts, self._log.event
         with contextlib.closing(RolloutFeed(rollouts, stream, settings, seed=self._config.seed, tell=tell)) as feed:
             through = with_dynamic_sampling(feed, self._cluster.rewards, shared.pop("learner"), settings)

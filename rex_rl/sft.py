@@ -25,7 +25,8 @@ def train(
     while step < config.num_steps:
         timer = StepTimer()
         with timer("data"):
-            batch = sft_batch(stream.prompts(step * config.batch_size, config.batch_size), codec)
+            prompts = stream.prompts(step * config.batch_size, config.batch_size)
+            batch = sft_batch(prompts, codec, max_answer_tokens=config.max_answer_tokens)
         with timer("learn"):
             learned = learner.step(batch, learning_rate_factor(step, config))
         step += 1

@@ -136,11 +136,6 @@ def test_an_algorithm_sets_what_is_not_given(
     assert load_config(copy) == config
 
 
-def test_a_stages_bounds_on_objects_leave_room(file: Path) -> None:
-    expected = "grpo.max_objects = 3: below grpo.min_objects = 4"
-    assert expected in refusal(file, "grpo.min_objects=4", "grpo.max_objects=3")
-
-
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

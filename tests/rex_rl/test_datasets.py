@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rex_rl.config import Config
-from rex_rl.datasets import DataSplit, load_split, shapes_files
+from rex_rl.datasets import load_split, shapes_files
 from rex_rl.errors import DataError
 from rex_rl.shapes.world import SceneKind, write_split
 from tests.poison import write_poisoned
@@ -96,25 +96,6 @@ def test_another_size_or_seed_is_another_data_set(tmp_path: Path) -> None:
         )
     }
     assert len(folders) == 3
-
-
-def test_a_stage_takes_records_by_their_number_of_objects(files: dict[str, Path], tmp_path: Path) -> None:
-    """Bounds are inclusive, held-out records are judged whatever they hold, and a stage without records is refused."""
-
-    def split_for(**bounds: Any) -> DataSplit:
-        facts = {"name": "run", "run_root": tmp_path, "model": {"path": "tiny"}, "data": {"train": str(files["train"])}}
-        return load_split(Config(**facts, **bounds))
-
-    whole = split_for()
-    assert whole.of_stage == {"sft": whole.train, "grpo": whole.train}
-    split = split_for(sft={"max_objects": 4}, grpo={"min_objects": 5})
-    assert (split.train, split.heldout) == (whole.train, whole.heldout)
-    assert {len(one.objects) for one in split.of_stage["sft"]} == {4}
-    assert {len(one.objects) for one in split.of_stage["grpo"]} == {5}
-    assert sum(map(len, split.of_stage.values())) == len(split.train)
-    with pytest.raises(DataError, match=r"grpo\.min_objects = 6: leaves none of 9 training records"):
-        split_for(grpo={"min_objects": 6})
-    assert split_for(stages=("sft",), grpo={"min_objects": 6}).of_stage == {"sft": whole.train}
 
 
 def test_poison_is_put_aside_counted_by_reason_and_the_rest_is_used(files: dict[str, Path], tmp_path: Path) -> None:

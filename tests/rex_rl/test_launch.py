@@ -20,13 +20,11 @@ def test_bad_records_are_counted_by_reason_and_accepted_changes_are_named(tmp_pa
     bad = [BadRecord(file="a.jsonl", line=i, id=None, field="image", reason=f"empty file '{i}.png'") for i in (4, 9)]
     bad.append(BadRecord(file="a.jsonl", line=12, id="x", field="bbox", reason="x1 12 <= x0 30"))
     with RunLog(run.folder, tracker=None) as log:
-        records = (fakes.record(),)
-        split = DataSplit(train=records, of_stage={"sft": records, "grpo": ()}, heldout=(), bad=tuple(bad))
-        _tell_inputs(run, split, log)
+        _tell_inputs(run, DataSplit(train=(fakes.record(),), heldout=(), bad=tuple(bad)), log)
     events = read_metrics(run.folder / "metrics.jsonl")
     assert [event["change"] for event in events if event["event"] == "config_changed"] == ["seed is 0 there, 3 now"]
     (data,) = [event for event in events if event["event"] == "data"]
-    counts = {"train": 1, "sft": 1, "grpo": 0, "heldout": 0, "bad": 3}
-    assert data == data | counts | {"image: empty file ..": 2, "bbox: x# # <= x# #": 1}
+    counts = {"train": 1, "heldout": 0, "bad": 3, "image: empty file ..": 2, "bbox: x# # <= x# #": 1}
+    assert data == data | counts
     lines = (run.folder / QUARANTINE).read_text().splitlines()
     assert [json.loads(line)["line"] for line in lines] == [4, 9, 12]
