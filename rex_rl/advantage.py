@@ -61,36 +61,41 @@ def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scor
     ]
 
 
-def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int) -> np.ndarray:
-    """[T] each shape's gain on its own tokens, less their mean, so that the answer's tokens sum to zero; 0 elsewhere.
+def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int, *, centred: bool) -> np.ndarray:
+    """[T] each shape's gain on its own tokens; 0 elsewhere.
 
-    Marks and labels stay out: they have no gain, so that less the mean of right shapes they would be blamed for
-    nothing.
+    Centred: less their mean, so that the answer's tokens sum to zero. Marks and labels stay out: they have no gain, so
+    that less the mean of right shapes they would be blamed for nothing. Not centred: a gain is over not saying the
+    shape, so the marks and labels since the shape before, which led to it, share it.
 
-    >>> spans_N2 = np.array([[1, 3], [3, 5]])
+    >>> spans_N2 = np.array([[1, 3], [4, 6]])
     >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())
-    >>> box_credit(np.array([0.5, -0.1]), shapes, 6)
-    array([ 0. ,  0.3,  0.3, -0.3, -0.3,  0. ])
+    >>> box_credit(np.array([0.5, -0.1]), shapes, 7, centred=True)
+    array([ 0. ,  0.3,  0.3,  0. , -0.3, -0.3,  0. ])
+    >>> box_credit(np.array([0.5, -0.1]), shapes, 7, centred=False)
+    array([ 0.5,  0.5,  0.5, -0.1, -0.1, -0.1,  0. ])
     """
-    credit_T, is_shape_T = np.zeros(num_tokens), np.zeros(num_tokens, dtype=bool)
-    for gain, (start, end) in zip(gains_N, shapes.spans_N2, strict=True):
-        credit_T[start:end], is_shape_T[start:end] = gain, True
-    if is_shape_T.any():
-        credit_T[is_shape_T] -= credit_T[is_shape_T].mean()
+    starts_N, ends_N = shapes.spans_N2.T
+    if not centred:
+        starts_N = np.concatenate([[0], ends_N])[:-1]
+    credit_T, is_credited_T = np.zeros(num_tokens), np.zeros(num_tokens, dtype=bool)
+    for gain, start, end in zip(gains_N, starts_N, ends_N, strict=True):
+        credit_T[start:end], is_credited_T[start:end] = gain, True
+    if centred and is_credited_T.any():
+        credit_T[is_credited_T] -= credit_T[is_credited_T].mean()
     return credit_T
 
 
 def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
     """[G] of [T]: the advantage of every token under the configured credit.
 
-    `none`: the group-relative reward on all tokens. The other forms: plus each shape's gain on its own tokens,
-    centred over the answer's shapes.
+    `none`: the group-relative reward on all tokens. The other forms: plus each shape's gain on its own tokens.
     """
     advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
     if config.credit == "none":
         return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]
     return [
-        advantage + config.credit_weight * box_credit(gains_N, shapes, length)
+        advantage + config.credit_weight * box_credit(gains_N, shapes, length, centred=config.centre_credit)
         for advantage, gains_N, shapes, length in zip(
             advantages_G, scores.gains_GN, scores.shapes_G, lengths_G, strict=True
         )

@@ -240,6 +240,9 @@ class AdvantageConfig(Section):
     won over three seeds (`rex-rl credits`)."""
     credit_weight: Weight = 1.0
     """Factor on the credit of the other forms than `none`."""
+    centre_credit: bool = True
+    """Take the mean over an answer's boxes off their credit. That pays for silence, as only what stands out is praised;
+    false keeps saying a right box worth its gain, and shares it with the marks that lead to the box."""
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
