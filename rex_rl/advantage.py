@@ -64,9 +64,10 @@ def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scor
 def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int, *, centred: bool) -> np.ndarray:
     """[T] each shape's gain on its own tokens; 0 elsewhere.
 
-    Centred: less their mean, so that the answer's tokens sum to zero. Marks and labels stay out: they have no gain, so
-    that less the mean of right shapes they would be blamed for nothing. Not centred: a gain is over not saying the
-    shape, so the marks and labels since the shape before, which led to it, share it.
+    A shape's span holds the comma or mark before it (segment_shapes.py). Centred: less their mean, so that the answer's
+    tokens sum to zero; what no span holds has no gain, and less the mean of right shapes would be blamed for nothing.
+    Not centred: a gain is over not saying the shape, so what stands since the shape before, as the end of one list and
+    the label of the next, shares the gain of the shape that it led to.
 
     >>> spans_N2 = np.array([[1, 3], [4, 6]])
     >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())

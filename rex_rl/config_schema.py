@@ -242,7 +242,7 @@ class AdvantageConfig(Section):
     """Factor on the credit of the other forms than `none`."""
     centre_credit: bool = True
     """Take the mean over an answer's boxes off their credit. That pays for silence, as only what stands out is praised;
-    false keeps saying a right box worth its gain, and shares it with the marks that lead to the box."""
+    false keeps saying a right box worth its gain, which a list's label shares with its first box."""
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
