@@ -1,6 +1,6 @@
 """From rewards to the advantage of every token.
 
-Axes: P groups of a step, G answers of a group, N shapes of one answer, T its tokens.
+Axes: P groups of a step, G answers of a group, T tokens of one answer.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from rex_rl.config_schema import AdvantageConfig, GrpoConfig
-from rex_rl.types import Group, ScoredAnswer, Scores, Shapes, TrainGroup
+from rex_rl.token_credit import CREDIT_OVER
+from rex_rl.types import Group, ScoredAnswer, Scores, TrainGroup
 
 STD_FLOOR = 1e-6
 """Answers whose rewards, which are of the order of 1, spread less than this earned the same."""
@@ -61,46 +62,17 @@ def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scor
     ]
 
 
-def box_credit(gains_N: np.ndarray, shapes: Shapes, num_tokens: int, *, centred: bool) -> np.ndarray:
-    """[T] each shape's gain on its own tokens; 0 elsewhere.
-
-    A shape's span holds the comma or mark before it (segment_shapes.py). Centred: less their mean, so that the answer's
-    tokens sum to zero; what no span holds has no gain, and less the mean of right shapes would be blamed for nothing.
-    Not centred: a gain is over not saying the shape, so what stands since the shape before, as the end of one list and
-    the label of the next, shares the gain of the shape that it led to.
-
-    >>> spans_N2 = np.array([[1, 3], [4, 6]])
-    >>> shapes = Shapes(labels=("a", "a"), bins_NK=np.zeros((2, 4), int), spans_N2=spans_N2, faults=())
-    >>> box_credit(np.array([0.5, -0.1]), shapes, 7, centred=True)
-    array([ 0. ,  0.3,  0.3,  0. , -0.3, -0.3,  0. ])
-    >>> box_credit(np.array([0.5, -0.1]), shapes, 7, centred=False)
-    array([ 0.5,  0.5,  0.5, -0.1, -0.1, -0.1,  0. ])
-    """
-    starts_N, ends_N = shapes.spans_N2.T
-    if not centred:
-        starts_N = np.concatenate([[0], ends_N])[:-1]
-    credit_T, is_credited_T = np.zeros(num_tokens), np.zeros(num_tokens, dtype=bool)
-    for gain, start, end in zip(gains_N, starts_N, ends_N, strict=True):
-        credit_T[start:end], is_credited_T[start:end] = gain, True
-    if centred and is_credited_T.any():
-        credit_T[is_credited_T] -= credit_T[is_credited_T].mean()
-    return credit_T
-
-
 def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
     """[G] of [T]: the advantage of every token under the configured credit.
 
-    `none`: the group-relative reward on all tokens. The other forms: plus each shape's gain on its own tokens.
+    `none`: the group-relative reward on all tokens. The other forms: plus what each shape gained, on its tokens.
     """
     advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
     if config.credit == "none":
         return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]
-    return [
-        advantage + config.credit_weight * box_credit(gains_N, shapes, length, centred=config.centre_credit)
-        for advantage, gains_N, shapes, length in zip(
-            advantages_G, scores.gains_GN, scores.shapes_G, lengths_G, strict=True
-        )
-    ]
+    spans_GN2 = [shapes.spans_N2 for shapes in scores.shapes_G]
+    rows = CREDIT_OVER[config.credit_over](scores.gains_GN, spans_GN2, lengths_G)
+    return [advantage + config.credit_weight * credit_T for advantage, credit_T in zip(advantages_G, rows, strict=True)]
 
 
 def token_weights(lengths_B: np.ndarray, weighting: str, *, max_answer_tokens: int) -> np.ndarray:

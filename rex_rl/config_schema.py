@@ -240,9 +240,10 @@ class AdvantageConfig(Section):
     won over three seeds (`rex-rl credits`)."""
     credit_weight: Weight = 1.0
     """Factor on the credit of the other forms than `none`."""
-    centre_credit: bool = True
-    """Take the mean over an answer's boxes off their credit. That pays for silence, as only what stands out is praised;
-    false keeps saying a right box worth its gain, which a list's label shares with its first box."""
+    credit_over: Literal["answer", "decisions"] = "answer"
+    """What a box's gain is compared with. `answer`: the answer's other boxes; whether to stop is then never weighed.
+    `decisions`: wherever a box may follow, going on has earned that box's gain and stopping nothing, compared over the
+    group; and a box's own tokens are compared with the group's other boxes."""
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.advantage import (
-    box_credit,
     group_advantages,
     in_task_units,
     overlong_penalty,
@@ -70,28 +69,6 @@ def test_a_group_is_compared_with_itself(rewards: list[float]) -> None:
     assert (np.diff(advantages_G[np.argsort(total_G)]) >= 0).all()
 
 
-@given(GAINS, st.integers(0, 5))
-def test_box_credit_moves_reward_between_shapes_alone(gains_N: np.ndarray, num_more: int) -> None:
-    """It adds none, a better shape's tokens get more, and what is no shape's gets nothing."""
-    shapes = fakes.shapes(evenly_spanned(gains_N.size))
-    credit_T = box_credit(gains_N, shapes, 3 + 5 * gains_N.size + num_more, centred=True)
-    assert credit_T.sum() == pytest.approx(0, abs=1e-9)
-    assert not credit_T[np.r_[:3, 3 + 5 * gains_N.size : credit_T.size]].any()
-    at_shapes_N = np.array([credit_T[start] for start, _ in shapes.spans_N2])
-    assert np.allclose(at_shapes_N - at_shapes_N[:1], gains_N - gains_N[:1])
-
-
-@given(GAINS, st.integers(0, 5))
-def test_credit_that_is_not_centred_is_the_gain_from_the_shape_before_on(gains_N: np.ndarray, num_more: int) -> None:
-    """Every token up to the last shape's end has the gain of the shape it is of or leads to; what follows has none."""
-    shapes = fakes.shapes(evenly_spanned(gains_N.size))
-    credit_T = box_credit(gains_N, shapes, 3 + 5 * gains_N.size + num_more, centred=False)
-    ends_N = shapes.spans_N2[:, 1]
-    expected_T = np.repeat(gains_N, np.diff(ends_N, prepend=0))
-    assert credit_T[: expected_T.size].tolist() == expected_T.tolist()
-    assert not credit_T[expected_T.size :].any()
-
-
 @given(st.lists(st.tuples(st.floats(-1, 1), GAINS), min_size=2, max_size=8), st.sampled_from(CREDITS))
 def test_every_credit_gives_each_token_a_bounded_advantage(drawn: list[tuple[float, np.ndarray]], credit: str) -> None:
     scores = scores_of([total for total, _ in drawn], [gains_N.tolist() for _, gains_N in drawn])
@@ -114,8 +91,8 @@ def test_box_credit_comes_on_top_of_the_group_advantage() -> None:
     first, second = token_advantages(scores, lengths_of(scores), config)
     assert first == pytest.approx(np.ones(first.size))
     assert (second[0], second[3], second[8]) == pytest.approx((-1.0, -1.0 - 2.0 * 0.2, -1.0 + 2.0 * 0.2))
-    _, second = token_advantages(scores, lengths_of(scores), config.model_copy(update={"centre_credit": False}))
-    assert (second[0], second[3], second[8]) == pytest.approx((-1.0 + 2.0 * 0.2, -1.0 + 2.0 * 0.2, -1.0 + 2.0 * 0.6))
+    _, second = token_advantages(scores, lengths_of(scores), config.model_copy(update={"credit_over": "decisions"}))
+    assert second[8] == pytest.approx(-1.0 + 2.0 * (0.6 - (0.5 + 0.6 + 0 + 0) / 4))
 
 
 def test_a_train_group_keeps_prompt_answers_and_order() -> None:

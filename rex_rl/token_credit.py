@@ -1,0 +1,99 @@
+"""From what each shape of an answer gained to credit on the answer's tokens.
+
+A shape's span holds the comma or mark before it (segment_shapes.py). Axes: G answers of a group, N shapes of one
+answer, L its lists, T its tokens.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+
+
+def answer_credit(
+    gains_GN: Sequence[np.ndarray], spans_GN2: Sequence[np.ndarray], lengths_G: Sequence[int]
+) -> list[np.ndarray]:
+    """[G] of [T]: each shape's gain on its own tokens, less their mean, so that an answer sums to zero; 0 elsewhere.
+
+    What no span holds has no gain, and less the mean of right shapes would be blamed for nothing.
+
+    >>> answer_credit([np.array([0.5, -0.1])], [np.array([[1, 3], [4, 6]])], [7])
+    [array([ 0. ,  0.3,  0.3,  0. , -0.3, -0.3,  0. ])]
+    """
+    rows = []
+    for gains_N, spans_N2, length in zip(gains_GN, spans_GN2, lengths_G, strict=True):
+        credit_T, is_credited_T = np.zeros(length), np.zeros(length, dtype=bool)
+        for gain, (start, end) in zip(gains_N, spans_N2, strict=True):
+            credit_T[start:end], is_credited_T[start:end] = gain, True
+        if is_credited_T.any():
+            credit_T[is_credited_T] -= credit_T[is_credited_T].mean()
+        rows.append(credit_T)
+    return rows
+
+
+def decision_credit(
+    gains_GN: Sequence[np.ndarray], spans_GN2: Sequence[np.ndarray], lengths_G: Sequence[int]
+) -> list[np.ndarray]:
+    """[G] of [T]: what a token led to, less what the group's tokens of its kind led to; each kind sums to zero.
+
+    A shape's tokens lead to its gain. After a shape an answer goes on, to the next shape's gain, or stops the list, to
+    nothing. After that it begins another list, to the gains of all its shapes, or ends, to nothing; and a label leads
+    to its list. So a copy is blamed for being begun and for where it lies, and a list that is begun a second time for
+    its separator and label; to stop is blamed by what going on earns. What all answers do alike moves nothing.
+
+    Of an answer `a[x,x]` that gains 0.6 and 0.1, and one `a[x]`, marks and phrases of one token: where they go on or
+    stop they earned 0.1, 0 and 0.
+
+    >>> gains_GN, spans_GN2 = [np.array([0.6, 0.1]), np.array([0.6])], [np.array([[1, 3], [3, 5]]), np.array([[1, 3]])]
+    >>> for credit_T in decision_credit(gains_GN, spans_GN2, [7, 5]):
+    ...     print(credit_T.round(2).tolist())
+    [0.05, 0.1, 0.1, 0.07, -0.4, -0.03, 0.0]
+    [-0.05, 0.1, 0.1, -0.03, 0.0]
+    """
+    rows = [_earned(*answer) for answer in zip(gains_GN, spans_GN2, lengths_G, strict=True)]
+    earned, kinds = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    for kind in _Kind:
+        is_of_kind = kinds == kind
+        if is_of_kind.any():
+            earned[is_of_kind] -= earned[is_of_kind].mean()
+    return np.split(earned, np.cumsum(lengths_G)[:-1])
+
+
+CREDIT_OVER = {"answer": answer_credit, "decisions": decision_credit}
+"""Values of `grpo.advantage.credit_over`."""
+
+
+class _Kind(IntEnum):
+    """What a token says."""
+
+    NOTHING = 0
+    LABEL = 1
+    SHAPE = 2
+    GO_ON = 3  # or that the list stops
+    NEXT_LIST = 4  # or that the answer ends
+
+
+def _earned(gains_N: np.ndarray, spans_N2: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """[T] what each token led to, and [T] its kind."""
+    earned_T, kind_T = np.zeros(num_tokens), np.full(num_tokens, _Kind.NOTHING)
+
+    def write(start: int, end: int, kind: _Kind, gain: float) -> None:
+        tokens = slice(max(start, 0), max(end, 0))
+        earned_T[tokens], kind_T[tokens] = gain, kind
+
+    is_first_N = ~np.isin(spans_N2[:, 0], spans_N2[:, 1])  # of its list: it begins where no other ends
+    list_N = is_first_N.cumsum() - 1
+    gains_L = np.bincount(list_N, weights=gains_N)
+    behind = -2  # where an answer begins, no list is stopped, nor the next one chosen over the end
+    for gain, (start, end), is_first, its_list in zip(gains_N, spans_N2, is_first_N, list_N, strict=True):
+        if is_first:
+            write(behind, behind + 1, _Kind.GO_ON, 0)
+            write(behind + 1, behind + 2, _Kind.NEXT_LIST, gains_L[its_list])
+            write(behind + 2, start, _Kind.LABEL, gains_L[its_list])
+        write(start, end, _Kind.SHAPE, gain)
+        if not is_first:
+            write(start, start + 1, _Kind.GO_ON, gain)
+        behind = end
+    write(behind, behind + 1, _Kind.GO_ON, 0)
+    write(behind + 1, behind + 2, _Kind.NEXT_LIST, 0)
+    return earned_T, kind_T
