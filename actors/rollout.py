@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from rex_rl.config_actors import RolloutConfig
 from rex_rl.config_schema import ModelConfig
 from rex_rl.errors import AbortedError, SyncError
 from rex_rl.images import open_image
+from rex_rl.model_folder import context_tokens
 from rex_rl.tasks import chat_prompt
 from rex_rl.types import Answer, Group, Prompt, Sampling
 from rex_rl.vocabulary import Vocabulary, load_vocabulary
@@ -115,7 +117,7 @@ def answer_in_process(model_folder: str, prompt: Prompt, sampling: Sampling) -> 
         num_gpus=float(on_gpu),
         threads=os.cpu_count() or 1,
         max_sequences=1,
-        max_model_len=MAX_PROMPT_TOKENS + sampling.max_tokens,
+        max_model_len=min(MAX_PROMPT_TOKENS + sampling.max_tokens, context_tokens(Path(model_folder))),
     )
     set_engine_environment(rollout)
     vocabulary = load_vocabulary(model_folder)

@@ -61,7 +61,7 @@ def train(config: Config, *, accept_changes: bool = False) -> Path:
     Everything a user can get wrong is looked at before any actor starts. Raises Stopped when SIGTERM asked it to end.
     """
     begun = time.monotonic()
-    model = resolve_model(config.model.path)
+    model = resolve_model(config.model.path, max_model_len=config.rollout.max_model_len)
     data = load_split(config)
     with run_lock(config.run_folder):
         run = RunFolder.open(config, accept_changes=accept_changes)
@@ -225,7 +225,7 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
     """Held-out figures of a model folder under a config's data and evaluation settings."""
     from actors.cluster import Cluster, connect
 
-    folder = resolve_model(str(model))
+    folder = resolve_model(str(model), max_model_len=config.rollout.max_model_len)
     data = load_split(config)
     roles = ["rollout"]
     connect(config, roles)

@@ -56,12 +56,15 @@ def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
 
 
 def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -> None:
-    """`predict` prints JSON alone on standard output and draws; a model three steps old need not be right."""
+    """`predict` prints JSON alone on standard output and draws; a model three steps old need not be right.
+
+    Beside the longest prompt the answer asks for more tokens than the model was made for; it takes what is left.
+    """
     image = next((finished.parent / "data").glob("*/images/heldout_000000.png"))
     out = tmp_path / "drawn.png"
     categories = "red circle, blue square"
     arguments = ("--model", str(finished / "model"), "--image", str(image), "--categories", categories)
-    done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "40", root=root, env={})
+    done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "1200", root=root, env={})
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout)) == {"image", "width", "height", "task", "objects", "absent", "faults"}
     assert out.stat().st_size > 0

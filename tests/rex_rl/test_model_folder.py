@@ -46,6 +46,23 @@ def test_what_is_missing_is_named(folder: Path, missing: str, named: str) -> Non
     assert caught.value.exit_status == 2
 
 
+@pytest.mark.parametrize(
+    "config", ['{"text_config": {"max_position_embeddings": 4096}}', '{"max_position_embeddings": 4096}']
+)
+def test_more_tokens_than_the_model_was_made_for_are_refused(folder: Path, config: str) -> None:
+    (folder / "config.json").write_text(config)
+    assert resolve_model(str(folder), max_model_len=4096) == folder
+    with pytest.raises(ModelError, match=r"rollout\.max_model_len = 4097: above max_position_embeddings = 4096 in"):
+        resolve_model(str(folder), max_model_len=4097)
+
+
+def test_a_configuration_that_is_none_is_named(folder: Path) -> None:
+    for text in ("{", "[]", '{"max_position_embeddings": "many"}'):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"config.json: not a model's configuration"):
+            resolve_model(str(folder))
+
+
 def test_pickled_weights_are_refused(folder: Path) -> None:
     """They can run code when they are loaded."""
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
