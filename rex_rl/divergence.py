@@ -35,7 +35,7 @@ def k3_divergence(logprobs_N: torch.Tensor, reference_N: torch.Tensor) -> torch.
     tensor([0.0000, 0.3679])
     """
     delta_N = (reference_N - logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return delta_N.exp() - delta_N - 1
+    return delta_N.expm1() - delta_N  # exp(d) - 1 rounds to below d, where policy and reference are close
 
 
 DIVERGENCES = {"k1": k1_divergence, "k2": k2_divergence, "k3": k3_divergence}

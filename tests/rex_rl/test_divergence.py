@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rex_rl.divergence import DIVERGENCES, k3_divergence
@@ -15,6 +15,7 @@ LOGITS_V = torch.tensor([1.0, 0.0, -1.0, 0.5], dtype=torch.float64)
 
 
 @given(LOGPROBS, LOGPROBS)
+@example(ours=-(2.0**-24), reference=0.0)
 def test_k3_is_never_negative_and_zero_only_at_home(ours: float, reference: float) -> None:
     value = float(k3_divergence(torch.tensor([ours]), torch.tensor([reference])))
     assert value >= 0
