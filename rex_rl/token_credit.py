@@ -78,22 +78,20 @@ def _earned(gains_N: np.ndarray, spans_N2: np.ndarray, num_tokens: int) -> tuple
     earned_T, kind_T = np.zeros(num_tokens), np.full(num_tokens, _Kind.NOTHING)
 
     def write(start: int, end: int, kind: _Kind, gain: float) -> None:
-        tokens = slice(max(start, 0), max(end, 0))
-        earned_T[tokens], kind_T[tokens] = gain, kind
+        earned_T[start:end], kind_T[start:end] = gain, kind
 
     is_first_N = ~np.isin(spans_N2[:, 0], spans_N2[:, 1])  # of its list: it begins where no other ends
     list_N = is_first_N.cumsum() - 1
     gains_L = np.bincount(list_N, weights=gains_N)
-    behind = -2  # where an answer begins, no list is stopped, nor the next one chosen over the end
+    begun = 0
     for gain, (start, end), is_first, its_list in zip(gains_N, spans_N2, is_first_N, list_N, strict=True):
         if is_first:
-            write(behind, behind + 1, _Kind.GO_ON, 0)
-            write(behind + 1, behind + 2, _Kind.NEXT_LIST, gains_L[its_list])
-            write(behind + 2, start, _Kind.LABEL, gains_L[its_list])
+            write(begun - 1, begun, _Kind.NEXT_LIST, gains_L[its_list])  # no token before an answer's first list
+            write(begun, start, _Kind.LABEL, gains_L[its_list])
         write(start, end, _Kind.SHAPE, gain)
         if not is_first:
             write(start, start + 1, _Kind.GO_ON, gain)
-        behind = end
-    write(behind, behind + 1, _Kind.GO_ON, 0)
-    write(behind + 1, behind + 2, _Kind.NEXT_LIST, 0)
+        write(end, end + 1, _Kind.GO_ON, 0)  # a stop, and behind it the answer's end, unless more is said
+        write(end + 1, end + 2, _Kind.NEXT_LIST, 0)
+        begun = end + 2
     return earned_T, kind_T

@@ -17,6 +17,7 @@ from rex_rl.advantage import (
     train_groups,
 )
 from rex_rl.config_schema import AdvantageConfig, GrpoConfig
+from rex_rl.token_credit import CREDIT_OVER
 from rex_rl.types import Scores
 from tests import fakes
 
@@ -69,11 +70,18 @@ def test_a_group_is_compared_with_itself(rewards: list[float]) -> None:
     assert (np.diff(advantages_G[np.argsort(total_G)]) >= 0).all()
 
 
-@given(st.lists(st.tuples(st.floats(-1, 1), GAINS), min_size=2, max_size=8), st.sampled_from(CREDITS))
-def test_every_credit_gives_each_token_a_bounded_advantage(drawn: list[tuple[float, np.ndarray]], credit: str) -> None:
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), GAINS), min_size=2, max_size=8),
+    st.sampled_from(CREDITS),
+    st.sampled_from(list(CREDIT_OVER)),
+)
+def test_every_credit_gives_each_token_a_bounded_advantage(
+    drawn: list[tuple[float, np.ndarray]], credit: str, over: str
+) -> None:
     scores = scores_of([total for total, _ in drawn], [gains_N.tolist() for _, gains_N in drawn])
     lengths_G = lengths_of(scores)
-    rows = token_advantages(scores, lengths_G, AdvantageConfig(credit=credit, normalise_std=False))
+    config = AdvantageConfig(credit=credit, credit_over=over, normalise_std=False)
+    rows = token_advantages(scores, lengths_G, config)
     assert [row.size for row in rows] == lengths_G
     assert np.abs(np.concatenate(rows)).max() <= 2 * (1 + 2 * 6)
 
@@ -92,7 +100,9 @@ def test_box_credit_comes_on_top_of_the_group_advantage() -> None:
     assert first == pytest.approx(np.ones(first.size))
     assert (second[0], second[3], second[8]) == pytest.approx((-1.0, -1.0 - 2.0 * 0.2, -1.0 + 2.0 * 0.2))
     _, second = token_advantages(scores, lengths_of(scores), config.model_copy(update={"credit_over": "decisions"}))
-    assert second[8] == pytest.approx(-1.0 + 2.0 * (0.6 - (0.5 + 0.6 + 0 + 0) / 4))
+    label, shape, goes_on = 0.8 - 1.8 / 2, 0.2 - (9 * 0.5 + 5 * 0.2 + 4 * 0.6) / 18, 0.6 - (0.5 + 0.6 + 0 + 0) / 4
+    expected = (-1.0 + 2.0 * label, -1.0 + 2.0 * shape, -1.0 + 2.0 * goes_on)
+    assert (second[0], second[3], second[8]) == pytest.approx(expected)
 
 
 def test_a_train_group_keeps_prompt_answers_and_order() -> None:
