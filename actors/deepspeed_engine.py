@@ -42,15 +42,9 @@ def part_of(name: str) -> str:
     return "vision" if name.startswith(_VISION_PREFIX) else "language"
 
 
-def set_learner_environment(*, rank: int, world_size: int, address: str, port: int, on_gpu: bool, threads: int) -> None:
-    """Set what torch.distributed and DeepSpeed read from the environment when they are imported."""
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_RANK="0",
-        MASTER_ADDR=address,
-        MASTER_PORT=str(port),
-    )
+def set_learner_environment(*, rank: int, world_size: int, on_gpu: bool, threads: int) -> None:
+    """Set what DeepSpeed reads from the environment when it is imported."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ["OMP_NUM_THREADS"] = str(threads)

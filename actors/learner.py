@@ -4,16 +4,17 @@ Axes: N answer tokens of all groups of a micro-batch.
 """
 
 import math
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import ray
 import torch
 from ray import ObjectRef
+from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]  # no __all__ names it
 
 from actors.deepspeed_engine import LearnerEngine, set_learner_environment
 from actors.identity import Identity, own_identity
@@ -63,34 +64,36 @@ class LearnerRank:
         self._dtype = torch.bfloat16 if bfloat16 else torch.float32
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] = Future()
+        self._patience = timedelta(seconds=2 * config.hang_timeout_s)  # it is the driver that gives up first
 
     def identity(self) -> Identity:
         """Process and node."""
         return own_identity()
 
     def meeting_point(self) -> tuple[str, int]:
-        """(address, free port) on this node, where the ranks can meet if this is rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+        """(address, port) where the ranks meet if this is rank 0.
+
+        The port is bound from here on: one that was only looked up could be anyone's by the time DeepSpeed is imported.
+        """
+        address = ray.util.get_node_ip_address()
+        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=self._patience)
+        return address, self._store.port
 
     def connect(self, seat: Seat) -> None:
         """Join the other ranks. Importing DeepSpeed waits until here: it reads the environment set first."""
-        set_learner_environment(
-            rank=seat.rank,
-            world_size=seat.num_ranks,
-            address=seat.address,
-            port=seat.port,
-            on_gpu=seat.on_gpu,
-            threads=seat.threads,
-        )
+        set_learner_environment(rank=seat.rank, world_size=seat.num_ranks, on_gpu=seat.on_gpu, threads=seat.threads)
         import deepspeed
 
         if not seat.on_gpu:
             torch.set_num_threads(seat.threads)
             # DeepSpeed would compile its shared-memory collectives, a minute of two cores; gloo does without them.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend=seat.backend, verbose=False)
+        if seat.rank > 0:
+            self._store = TCPStore(seat.address, seat.port, is_master=False, timeout=self._patience)
+        init_process_group(
+            seat.backend, store=self._store, rank=seat.rank, world_size=seat.num_ranks, timeout=self._patience
+        )
+        deepspeed.init_distributed(dist_backend=seat.backend, verbose=False)  # takes over the group that is there
         self._seat = seat
         self._device = torch.device("cuda" if seat.on_gpu else "cpu")
         self._kernel = kernel_on(self._device, self._config.attention)

@@ -33,15 +33,7 @@ def model_config(model: Path) -> ModelConfig:
     return ModelConfig(path=str(model), max_pixels=MAX_PIXELS)
 
 
-RANK_ENVIRONMENT = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "DS_ACCELERATOR",
-    "OMP_NUM_THREADS",
-)
+RANK_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR", "OMP_NUM_THREADS")
 """What a learner rank sets."""
 
 
@@ -98,8 +90,8 @@ def start_learner(num_ranks: int, *, zero_stage: int, lora_rank: int = 0) -> Ray
 def lone_rank(config: LearnerConfig, *, bfloat16: bool = False) -> Iterator[LearnerRank]:
     """A learner rank in this process, alone in its group; the caller looks after what it sets in the environment."""
     rank = LearnerRank(config, bfloat16=bfloat16)
-    port = rank.meeting_point()[1]
-    rank.connect(Seat(rank=0, num_ranks=1, address="127.0.0.1", port=port, on_gpu=False, backend="gloo", threads=1))
+    address, port = rank.meeting_point()
+    rank.connect(Seat(rank=0, num_ranks=1, address=address, port=port, on_gpu=False, backend="gloo", threads=1))
     yield rank
     import deepspeed
 

@@ -5,7 +5,6 @@ The full run through a job is in `.ci/run`; here are the parts a user meets befo
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,17 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 pytestmark = pytest.mark.engine
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 120
 AGENT_TRIES = 15
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 class Head:

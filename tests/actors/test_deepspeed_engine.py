@@ -46,18 +46,17 @@ def test_the_users_block_lies_over_it() -> None:
     assert block["gradient_clipping"] == SftConfig().max_grad_norm
 
 
-def test_a_rank_finds_the_others_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR", "OMP_NUM_THREADS"):
+def test_a_rank_knows_its_place_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "before")  # so that it is put back
-    set_learner_environment(rank=1, world_size=2, address="10.0.0.1", port=1234, on_gpu=False, threads=3)
+    set_learner_environment(rank=1, world_size=2, on_gpu=False, threads=3)
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"]) == ("1", "2", "0")
-    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.1", "1234")
     assert (os.environ["DS_ACCELERATOR"], os.environ["OMP_NUM_THREADS"]) == ("cpu", "3")
 
 
 def test_on_a_gpu_the_accelerator_is_deepspeeds_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    set_learner_environment(rank=0, world_size=1, address="localhost", port=1, on_gpu=True, threads=3)
+    set_learner_environment(rank=0, world_size=1, on_gpu=True, threads=3)
     assert "DS_ACCELERATOR" not in os.environ

@@ -4,6 +4,7 @@ The gradient of a step does not depend on how it was cut, so a step that ran out
 """
 
 import resource
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -85,6 +86,14 @@ def failing(rank: LearnerRank, times: int, *, in_backward: bool) -> Callable[[Mi
     if in_backward:
         embedding.register_hook(run_out)
     return wrapped
+
+
+def test_nobody_else_gets_the_port_at_which_the_ranks_will_meet() -> None:
+    """Between naming it and meeting there, DeepSpeed is imported: seconds in which a free port found another owner."""
+    rank = LearnerRank(LearnerConfig(), bfloat16=False)
+    _, port = rank.meeting_point()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", port))
 
 
 @pytest.mark.engine
