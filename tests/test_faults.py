@@ -154,14 +154,17 @@ def test_the_driver_is_killed_at_twenty_random_points(start_job: StartJob) -> No
     rng = random.Random(5)
     quiet = start_job("quiet60", num_steps=60)
     quiet.finish()
+    took_s = json.loads((quiet.folder / "summary.json").read_text())["wall_s"]
     job = start_job("driver", num_steps=60)
     num_done: list[int] = []
-    for number in range(20):
+    for number in range(20):  # whatever the machine's speed, the run outlasts them: a kill comes after some 2 steps
+        done = max(num_done, default=0)
         if number % 2:
-            job.wait_for_step(1 + max(num_done))
-            time.sleep(rng.uniform(0, 3))
+            job.wait_for_step(1 + done)
+            time.sleep(rng.uniform(0, 3 * took_s["grpo"] / 60))
         else:
-            time.sleep(rng.uniform(1, 45))
+            until_s = time.monotonic() + rng.uniform(0, took_s["start"])
+            job.wait_for(lambda until_s=until_s, done=done: time.monotonic() > until_s or len(job.steps()) > done)
         job.kill_driver()
         num_done.append(len(job.steps()))
         job.start()
