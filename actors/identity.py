@@ -16,5 +16,5 @@ class Identity:
 
 
 def own_identity() -> Identity:
-    """Of the actor that calls it."""
+    """The identity of the actor that calls it."""
     return Identity(pid=os.getpid(), node=ray.util.get_node_ip_address())

@@ -1,9 +1,10 @@
 """Reward terms and their composition: pure functions of arrays and small compiled libraries; no files, torch or Ray.
 
-Read in this order: geometry, polygons, keypoints, masks, text; records, values, duplicates, matching, terms, overlaps,
-compose; then credit and official.
+Imports: nothing of rex_rl or actors.
+Begin with compose.py and records.py. For the whole, read in this order: geometry/, text.py; records.py, values.py,
+duplicates.py, matching.py, terms.py, overlaps.py, compose.py; then credit.py and official.py.
 """
 
-from rewards.compose import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth, score_group, score_groups
+from rewards.compose import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth, score_group, score_groups
 
-__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group", "score_groups"]
+__all__ = ["CREDITS", "REWARDS", "GroupScores", "Predictions", "RewardWeights", "Truth", "score_group", "score_groups"]

@@ -1,15 +1,17 @@
-"""The reward of answers: every term by name, their weighted total, and each shape's share.
+"""The reward of answers: every term by name, their weighted total, and each shape's credit.
 
-Axes: P prompts, G answers of one prompt or of all, N said shapes, B true shapes.
+Axes: P prompts, G answers of one prompt or of all, N predicted shapes, B true shapes.
 
     total = f1 * F1 - duplicates * D - surplus * S - large * L - rejection * R - format * M - truncated * T
 
 with the weights of `RewardWeights` and terms in [0, 1] (terms.py), so the total lies in `RewardWeights.bounds`,
-[-1.75, 1] by default, and is f1's weight exactly when the answer is perfect. What a pair of shapes is worth is the
-geometry's business (values.py). Its laws, for truths of which no two of a label are near-copies (of any, where labels
-are recognised text): the order of the shapes changes nothing; an exact copy, or a shape left unmatched, never raises
-it when added and never lowers it when removed (why: matching.py; every penalty only grows with shapes, and `rejection`
-and `format` do not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
+[-1.75, 1] by default, and is f1's weight exactly when the answer is perfect. The value of a pair of shapes depends on
+the geometry (values.py).
+
+The laws of the total hold for truths of which no two of a label (of any, where labels are recognised text) are
+near-duplicates. The order of the shapes changes nothing. An exact duplicate, or a shape left unmatched, never raises
+the total when added and never lowers it when removed (why: matching.py; every penalty only grows with shapes, and
+`rejection` and `format` do not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,26 +22,26 @@ import numpy as np
 
 from rewards.credit import (
     RewardOf,
-    group_in_order_gains,
-    group_leave_one_out_gains,
-    group_prefix_gains,
+    group_in_order_credits,
+    group_leave_one_out_credits,
+    group_prefix_credits,
     in_order_differences,
     leave_one_out_differences,
     prefix_differences,
 )
-from rewards.geometry import BOX, BoolArray, FloatArray, IntArray, pairwise_iou
+from rewards.geometry.boxes import BOX, BoolArray, FloatArray, IntArray, pairwise_iou
 from rewards.matching import UNMATCHED, match
 from rewards.official import official_box_iou, official_boxes, official_phrase, official_points, paper_f1
 from rewards.overlaps import Overlaps, measure, measure_labels
-from rewards.records import CREDITS, REWARDS, GroupScores, RewardWeights, Said, Truth
+from rewards.records import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth
 from rewards.terms import count_error, is_malformed, is_truncated, rejection, shape_terms, weighted_total
 from rewards.text import text_similarity
 
-__all__ = ["CREDITS", "REWARDS", "GroupScores", "RewardWeights", "Said", "Truth", "score_group", "score_groups"]
+__all__ = ["CREDITS", "REWARDS", "GroupScores", "Predictions", "RewardWeights", "Truth", "score_group", "score_groups"]
 
 
 def score_group(
-    said_G: Sequence[Said],
+    predicted_G: Sequence[Predictions],
     truth: Truth,
     *,
     weights: RewardWeights,
@@ -48,7 +50,7 @@ def score_group(
 ) -> GroupScores:
     """Score the G answers of one prompt: `score_groups` of one.
 
-    A right box is worth 1; the same box said twice 2 / 3 of F1 less the whole penalties for a copy and a surplus:
+    A right box earns 1; predicted twice, an F1 of 2 / 3 less the whole penalties for a duplicate and a surplus:
 
     >>> from types import SimpleNamespace
     >>> truth = Truth(("cat",), np.array([[0, 0, 9, 9]]), ("cat",))
@@ -57,11 +59,11 @@ def score_group(
     >>> score_group([once, twice], truth, weights=RewardWeights()).total_G.round(3).tolist()
     [1.0, -0.083]
     """
-    return score_groups([said_G], [truth], weights=weights, name=name, credit=credit)[0]
+    return score_groups([predicted_G], [truth], weights=weights, name=name, credit=credit)[0]
 
 
 def score_groups(
-    said_PG: Sequence[Sequence[Said]],
+    predicted_PG: Sequence[Sequence[Predictions]],
     truth_P: Sequence[Truth],
     *,
     weights: RewardWeights,
@@ -71,11 +73,11 @@ def score_groups(
     """Score the answers of some prompts of one task, all in one pass: many answers cost little more than one.
 
     Args:
-        said_PG: decoded answers; prompts may have different numbers of them.
+        predicted_PG: decoded answers; prompts may have different numbers of them.
         truth_P: the true answer to each prompt, on the grid.
         weights: weight of each term of `matched`; the other rewards are their formula alone.
         name: a key of REWARDS.
-        credit: a key of CREDITS: the form of `gains_GN`, of the reward that `name` names.
+        credit: a key of CREDITS: the form of `credits_GN`, which are taken of the named reward.
 
     Raises:
         ValueError: an unknown name, shapes of another geometry than the truth's, or truths of several.
@@ -84,32 +86,32 @@ def score_groups(
     _check(credit, CREDITS, "credit")
     if not truth_P:
         return []
-    overlaps_G = measure(said_PG, truth_P, weights)
+    overlaps_G = measure(predicted_PG, truth_P, weights)
     num_true_G = np.array([overlaps.num_true for overlaps in overlaps_G], dtype=np.int64)
-    num_said_G = np.array([overlaps.num_said for overlaps in overlaps_G], dtype=np.int64)
-    num_duplicates_G = np.array([overlaps.num_copies for overlaps in overlaps_G], dtype=np.int64)
+    num_predicted_G = np.array([overlaps.num_predicted for overlaps in overlaps_G], dtype=np.int64)
+    num_duplicates_G = np.array([overlaps.num_duplicates for overlaps in overlaps_G], dtype=np.int64)
     matched_G = [overlaps.total for overlaps in overlaps_G]
     giants_G = [np.count_nonzero(overlaps.lost_giant_N) for overlaps in overlaps_G]
-    terms_G = shape_terms(matched_G, num_said_G, num_duplicates_G, giants_G, num_true_G)
-    terms_G |= _answer_terms(said_PG, truth_P)
+    terms_G = shape_terms(matched_G, num_predicted_G, num_duplicates_G, giants_G, num_true_G)
+    terms_G |= _answer_terms(predicted_PG, truth_P)
     if name == "matched":
         total_G = weighted_total(terms_G, weights)
-        gains_GN = _matched_gains(overlaps_G, weights, credit)
+        credits_GN = _matched_credits(overlaps_G, weights, credit)
     else:
-        formula_G = _formulas(name, said_PG, truth_P)
-        total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_said_G, strict=True)])
+        formula_G = _formulas(name, predicted_PG, truth_P)
+        total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_predicted_G, strict=True)])
         terms_G[name] = total_G
-        gains_GN = tuple(_formula_gains(of, one, credit) for of, one in zip(formula_G, overlaps_G, strict=True))
-    terms_G["count_error"] = count_error(num_said_G, num_true_G)
-    terms_G |= _text_terms(said_PG, overlaps_G, truth_P)
-    ends_P = accumulate(map(len, said_PG), initial=0)
+        credits_GN = tuple(_formula_credits(of, one, credit) for of, one in zip(formula_G, overlaps_G, strict=True))
+    terms_G["count_error"] = count_error(num_predicted_G, num_true_G)
+    terms_G |= _text_terms(predicted_PG, overlaps_G, truth_P)
+    ends_P = accumulate(map(len, predicted_PG), initial=0)
     return [
         GroupScores(
             total_G=total_G[start:end],
             terms_G={term: values_G[start:end] for term, values_G in terms_G.items()},
-            gains_GN=gains_GN[start:end],
+            credits_GN=credits_GN[start:end],
             num_duplicates_G=num_duplicates_G[start:end],
-            num_said_G=num_said_G[start:end],
+            num_predicted_G=num_predicted_G[start:end],
             num_true=len(truth.labels),
         )
         for (start, end), truth in zip(pairwise(ends_P), truth_P, strict=True)
@@ -121,13 +123,13 @@ def _check(name: str, known: Mapping[str, str], what: str) -> None:
         raise ValueError(f"{what} {name!r} is unknown; known are {', '.join(known)}")
 
 
-def _answer_terms(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> dict[str, FloatArray]:
+def _answer_terms(predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> dict[str, FloatArray]:
     """The terms that do not depend on shapes, each [G] in [0, 1]."""
     rejection_G: list[float] = []
-    for said_G, truth in zip(said_PG, truth_P, strict=True):
+    for predicted_G, truth in zip(predicted_PG, truth_P, strict=True):
         empty = truth.empty_categories
-        rejection_G += [rejection(said.absent, empty) for said in said_G]
-    faults_G = [said.faults for said_G in said_PG for said in said_G]
+        rejection_G += [rejection(predicted.absent, empty) for predicted in predicted_G]
+    faults_G = [predicted.faults for predicted_G in predicted_PG for predicted in predicted_G]
     return {
         "rejection": np.array(rejection_G, dtype=np.float64),
         "format": np.array([is_malformed(faults) for faults in faults_G], dtype=np.float64),
@@ -136,50 +138,56 @@ def _answer_terms(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -
 
 
 def _text_terms(
-    said_PG: Sequence[Sequence[Said]], overlaps_G: Sequence[Overlaps], truth_P: Sequence[Truth]
+    predicted_PG: Sequence[Sequence[Predictions]], overlaps_G: Sequence[Overlaps], truth_P: Sequence[Truth]
 ) -> dict[str, FloatArray]:
     """Where labels are recognised text, logged only: mean similarity and share of exact texts over the true shapes.
 
-    Over the true shapes, so that one left without a said shape counts 0; an empty truth gives 1.
+    A true shape left without a prediction counts 0; an empty truth gives 1.
     """
     if not truth_P[0].reads_text:
         return {}
     similar_G, exact_G = [], []
-    for (said, truth), overlaps in zip(_beside_truths(said_PG, truth_P), overlaps_G, strict=True):
+    for (predicted, truth), overlaps in zip(_beside_truths(predicted_PG, truth_P), overlaps_G, strict=True):
         truth_N = match(overlaps.value_NB, overlaps.root_N).truth_N
         shapes = np.flatnonzero(truth_N != UNMATCHED).tolist()
-        said_texts, true_texts = [said.labels[i] for i in shapes], [truth.labels[truth_N[i]] for i in shapes]
+        predicted_texts, true_texts = [predicted.labels[i] for i in shapes], [truth.labels[truth_N[i]] for i in shapes]
         num_true = len(truth.labels)
-        similar_G.append(sum(text_similarity(said_texts, true_texts).tolist()) / num_true if num_true else 1.0)
-        exact_G.append(sum(map(eq, said_texts, true_texts)) / num_true if num_true else 1.0)
+        similar_G.append(sum(text_similarity(predicted_texts, true_texts).tolist()) / num_true if num_true else 1.0)
+        exact_G.append(sum(map(eq, predicted_texts, true_texts)) / num_true if num_true else 1.0)
     return {"text_similarity": np.array(similar_G), "exact_text": np.array(exact_G)}
 
 
-def _beside_truths(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[tuple[Said, Truth]]:
+def _beside_truths(
+    predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]
+) -> list[tuple[Predictions, Truth]]:
     """[G] every answer and the truth of its prompt."""
-    return [(said, truth) for said_G, truth in zip(said_PG, truth_P, strict=True) for said in said_G]
-
-
-def _matched_gains(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
-    if credit == "prefix":
-        return group_prefix_gains(overlaps_G, weights)
-    if credit == "leave_one_out":
-        return group_leave_one_out_gains(overlaps_G, weights)
-    if credit == "in_order":
-        return group_in_order_gains(overlaps_G, weights)
-    return tuple(np.zeros(overlaps.num_said) for overlaps in overlaps_G)
-
-
-def _formulas(name: str, said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[RewardOf]:
-    """[G] each answer's published reward."""
-    measured_G = measure_labels(said_PG, truth_P)
     return [
-        _formula(name, said, any_NB, same_NB, truth)
-        for (said, truth), (any_NB, same_NB) in zip(_beside_truths(said_PG, truth_P), measured_G, strict=True)
+        (predicted, truth)
+        for predicted_G, truth in zip(predicted_PG, truth_P, strict=True)
+        for predicted in predicted_G
     ]
 
 
-def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> RewardOf:
+def _matched_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
+    if credit == "prefix":
+        return group_prefix_credits(overlaps_G, weights)
+    if credit == "leave_one_out":
+        return group_leave_one_out_credits(overlaps_G, weights)
+    if credit == "in_order":
+        return group_in_order_credits(overlaps_G, weights)
+    return tuple(np.zeros(overlaps.num_predicted) for overlaps in overlaps_G)
+
+
+def _formulas(name: str, predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> list[RewardOf]:
+    """[G] each answer's published reward."""
+    measured_G = measure_labels(predicted_PG, truth_P)
+    return [
+        _formula(name, predicted, any_NB, same_NB, truth)
+        for (predicted, truth), (any_NB, same_NB) in zip(_beside_truths(predicted_PG, truth_P), measured_G, strict=True)
+    ]
+
+
+def _formula(name: str, predicted: Predictions, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> RewardOf:
     """One answer's published reward as a function of the shapes that are kept."""
     aims = truth.geometry == "point" and (bool(truth.masks) or truth.boxes_N4 is not None)
     if name == "paper" or not (aims or truth.geometry == "box"):
@@ -188,7 +196,7 @@ def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, trut
     same_NB = same_NB & askable_B
     if aims:
         return lambda kept: official_points((any_NB[kept] > 0.0) & same_NB[kept])
-    boxes_N4, counts_N = official_boxes(np.asarray(said.bins_NK, dtype=np.float64).reshape(-1, BOX))
+    boxes_N4, counts_N = official_boxes(np.asarray(predicted.bins_NK, dtype=np.float64).reshape(-1, BOX))
     iou_NB = pairwise_iou(boxes_N4, truth.bins_NK)
 
     def reward_of(kept: IntArray) -> float:
@@ -198,12 +206,12 @@ def _formula(name: str, said: Said, any_NB: FloatArray, same_NB: BoolArray, trut
     return reward_of
 
 
-def _formula_gains(reward_of: RewardOf, overlaps: Overlaps, credit: str) -> FloatArray:
-    num_said = overlaps.num_said
+def _formula_credits(reward_of: RewardOf, overlaps: Overlaps, credit: str) -> FloatArray:
+    num_predicted = overlaps.num_predicted
     if credit == "prefix":
-        return prefix_differences(reward_of, num_said)
+        return prefix_differences(reward_of, num_predicted)
     if credit == "leave_one_out":
-        return leave_one_out_differences(reward_of, num_said)
+        return leave_one_out_differences(reward_of, num_predicted)
     if credit == "in_order":
-        return in_order_differences(reward_of, overlaps.near_NN, num_said)
-    return np.zeros(num_said)
+        return in_order_differences(reward_of, overlaps.near_NN, num_predicted)
+    return np.zeros(num_predicted)

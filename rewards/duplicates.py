@@ -1,28 +1,28 @@
-"""Groups of near-copies: who says the same thing twice.
+"""Groups of near-duplicates: which predictions repeat each other.
 
-Axes: N shapes, in the order written; L pairs of them. Near-copies of one label are joined, and what is joined to a
-member belongs to the group (connected components), so the groups do not depend on the order of the shapes.
+Axes: N shapes, in the order written; L pairs of them. Two near-duplicates of one label are joined, and what is joined
+to a member belongs to its group (connected components). So the groups do not depend on the order of the shapes.
 """
 
 import numpy as np
 
-from rewards.geometry import BoolArray, IntArray
-from rewards.pairs import neighbours
-from rewards.values import SaidShapes
+from rewards.geometry.boxes import BoolArray, IntArray
+from rewards.geometry.pairs import neighbours
+from rewards.values import PredictedShapes
 
 
-def near_pairs(shapes: SaidShapes, family_N: IntArray) -> IntArray:
-    """All pairs of near-copies within each family.
+def near_pairs(shapes: PredictedShapes, family_N: IntArray) -> IntArray:
+    """All pairs of near-duplicates within each family.
 
     Args:
-        shapes: N said shapes.
-        family_N: [N] integers; only shapes of one family (say, one label of one answer) are compared.
+        shapes: N predictions.
+        family_N: [N] integers; only shapes of one family (one label of one answer, for example) are compared.
 
     Returns:
         pairs_L2: [L, 2] indices of the two shapes, each pair once.
 
-    Sorted by where they start on the x axis, the near-copies of a shape start within its reach, so few pairs are ever
-    measured.
+    Shapes are sorted by where they start on the x axis. The near-duplicates of a shape start within its reach, so few
+    pairs are measured.
 
     >>> from rewards.values import Boxes
     >>> boxes_N4 = np.array([[0.0, 0, 99, 99], [50, 0, 149, 99], [0, 0, 99, 90], [0, 0, 99, 99]])
@@ -39,10 +39,10 @@ def near_pairs(shapes: SaidShapes, family_N: IntArray) -> IntArray:
 
 
 def group_roots(pairs_L2: IntArray, num_shapes: int) -> IntArray:
-    """The near-copy group of every shape, named by its first member.
+    """The near-duplicate group of every shape, named by its first member.
 
     Args:
-        pairs_L2: [L, 2] near-copies.
+        pairs_L2: [L, 2] near-duplicates.
         num_shapes: N.
 
     Returns:
@@ -63,10 +63,10 @@ def group_roots(pairs_L2: IntArray, num_shapes: int) -> IntArray:
     return root_N
 
 
-def is_copy(root_N: IntArray) -> BoolArray:
-    """[N] which shapes come after the first of their near-copy group.
+def is_duplicate(root_N: IntArray) -> BoolArray:
+    """[N] which shapes come after the first of their near-duplicate group.
 
-    >>> is_copy(np.array([0, 0, 2, 0])).tolist()
+    >>> is_duplicate(np.array([0, 0, 2, 0])).tolist()
     [False, True, False, True]
     """
     return np.asarray(root_N != np.arange(len(root_N)))

@@ -1,17 +1,17 @@
-"""One-to-one matching between groups of near-copies and true shapes, at the largest total value.
+"""One-to-one matching between groups of near-duplicates and true shapes, at the largest total value.
 
-Axes: N said shapes of one answer, in the order written; B true shapes.
+Axes: N predicted shapes of one answer, in the order written; B true shapes.
 
-The construction. Near-copies of one label (where labels are recognised text, of any) form groups (duplicates.py). A
-group's value for a truth is the best of its members' values; a group matches at most one truth and a truth at most one
-group, within a label; the total is the largest there is. The member that has the group's value is matched; every other
-shape is unmatched.
+The construction. Near-duplicates of one label (of any, where labels are recognised text) form groups (duplicates.py).
+A group's value for a truth is the best of its members' values. Within a label, a group matches at most one truth and a
+truth at most one group; the total is the largest there is. The member that has the group's value is matched; every
+other shape is unmatched.
 
 Why the laws hold. Take away an unmatched shape: a group may fall apart, but each matched member is still in a group
 of its own, so the old matching is still allowed and the total cannot fall. Add a shape that ends up unmatched: it
 may join several groups, but the member each match rests on stood in one of them, so the new matching was allowed
-before and the total cannot have risen. Plain one-to-one matching without groups breaks this: in a crowd a copy can
-serve a second, overlapping truth.
+before and the total cannot have risen. Plain one-to-one matching without groups breaks this: in a crowd a
+duplicate can serve a second, overlapping truth.
 """
 
 import math
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.geometry import FloatArray, IntArray
+from rewards.geometry.boxes import FloatArray, IntArray
 
 _ROUNDING = 1e-12
-"""Gains below this are rounding, not gains."""
+"""Differences below this are rounding."""
 UNMATCHED = -1
 """`Match.truth_N` of a shape that serves no truth."""
 
@@ -47,15 +47,15 @@ def group_values(value_NB: FloatArray, root_N: IntArray) -> FloatArray:
     >>> group_values(np.array([[0.5, 0.1], [0.2, 0.9]]), np.array([0, 0])).tolist()
     [[0.5, 0.9], [0.0, 0.0]]
     """
-    is_copy_N = root_N != np.arange(len(root_N))
-    if not is_copy_N.any():
+    is_duplicate_N = root_N != np.arange(len(root_N))
+    if not is_duplicate_N.any():
         return value_NB
     best_NB = value_NB.copy()
-    best_NB[is_copy_N] = 0.0
-    copies = np.flatnonzero(is_copy_N)
-    copies = copies[root_N[copies].argsort(kind="stable")]
-    roots, starts = np.unique(root_N[copies], return_index=True)
-    best_NB[roots] = np.maximum(value_NB[roots], np.maximum.reduceat(value_NB[copies], starts, axis=0))
+    best_NB[is_duplicate_N] = 0.0
+    duplicates = np.flatnonzero(is_duplicate_N)
+    duplicates = duplicates[root_N[duplicates].argsort(kind="stable")]
+    roots, starts = np.unique(root_N[duplicates], return_index=True)
+    best_NB[roots] = np.maximum(value_NB[roots], np.maximum.reduceat(value_NB[duplicates], starts, axis=0))
     return best_NB
 
 
@@ -72,34 +72,35 @@ def best_total(group_value_NB: FloatArray) -> float:
 
 
 def first_choices(
-    said_L: IntArray, true_L: IntArray, value_L: FloatArray, answer_A: IntArray, num_answers: int
+    predicted_L: IntArray, true_L: IntArray, value_L: FloatArray, answer_A: IntArray, num_answers: int
 ) -> tuple[IntArray, FloatArray, list[bool]]:
     """The truth each shape of G answers would take if it were alone, in one pass.
 
     Args:
-        said_L: [L] place among the shapes of all answers, of each pair worth anything.
+        predicted_L: [L] place among the shapes of all answers, for each pair of value above 0.
         true_L: [L] place in the truth of that shape's answer.
-        value_L: [L] above 0.
-        answer_A: [A] the answer that each shape is of.
+        value_L: [L] value of each pair, above 0.
+        answer_A: [A] the answer of each shape.
         num_answers: G.
 
     Returns:
-        choice_A: [A] the best truth, the first of several, or UNMATCHED where a shape is worth nothing to any.
-        best_A: [A] what it is worth to that one.
-        contested_G: [G] whether two shapes would take the same; if not, the choices are the best matching.
+        choice_A: [A] the best truth, the first of several, or UNMATCHED where a shape has no value for any.
+        best_A: [A] the shape's value for that truth, else 0.
+        contested_G: [G] whether two shapes would take the same truth; if not, the choices are the best matching.
 
-    >>> said_L, true_L, value_L = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 0]), np.array([5, 1, 2, 9, 3]) / 10
-    >>> choice_A, best_A, contested_G = first_choices(said_L, true_L, value_L, np.array([0, 0, 1]), 2)
+    >>> predicted_L, true_L = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 0])
+    >>> value_L = np.array([5, 1, 2, 9, 3]) / 10
+    >>> choice_A, best_A, contested_G = first_choices(predicted_L, true_L, value_L, np.array([0, 0, 1]), 2)
     >>> choice_A.tolist(), best_A.tolist(), contested_G
     ([0, 1, 0], [0.5, 0.9, 0.3], [False, False])
     """
     num_true = int(true_L.max(initial=0)) + 1
     best_A, choice_A = np.zeros(len(answer_A)), np.full(len(answer_A), num_true)
-    np.maximum.at(best_A, said_L, value_L)
-    is_best_L = value_L == best_A[said_L]
-    np.minimum.at(choice_A, said_L[is_best_L], true_L[is_best_L])
+    np.maximum.at(best_A, predicted_L, value_L)
+    is_best_L = value_L == best_A[predicted_L]
+    np.minimum.at(choice_A, predicted_L[is_best_L], true_L[is_best_L])
     choice_A[best_A <= 0.0] = UNMATCHED
-    # Every answer has a block of B + 1 numbers; shapes worth nothing take the first, which may be taken often.
+    # Every answer has a block of B + 1 numbers; shapes without value take the first, which may be taken often.
     taken = np.bincount(answer_A * (num_true + 1) + choice_A + 1, minlength=num_answers * (num_true + 1))
     contested_G = (taken.reshape(num_answers, num_true + 1)[:, 1:].max(axis=1) > 1).tolist()
     return choice_A, best_A, contested_G
@@ -123,9 +124,9 @@ def totals_without(group_value_NB: FloatArray) -> tuple[float, FloatArray]:
     Returns:
         total, total_N: the largest total of all rows, and [N] of all rows but one.
 
-    Without a matched row its truth is free, and the others win back the best chain of moves into it: a row that
-    takes the truth leaves its own to the next. Chains of every length are found at once, one link a round, as the
-    longest paths in a graph without gainful circles (a circle that gained would better the best matching).
+    Without a matched row its truth is free, and the others win back the best chain of moves into it: the row that
+    takes it leaves its own truth to the next. Chains of every length are found at once, one link a round, as longest
+    paths in a graph. It has no cycle of positive gain: such a cycle would improve on the best matching.
 
     >>> totals_without(np.array([[0.9, 0.5], [0.8, 0.7], [0.0, 0.6]]))
     (1.6, array([1.4, 1.5, 1.6]))
@@ -145,16 +146,16 @@ def totals_without(group_value_NB: FloatArray) -> tuple[float, FloatArray]:
 
 
 def match(value_NB: FloatArray, root_N: IntArray) -> Match:
-    """The best matching between near-copy groups and truths.
+    """The best matching between near-duplicate groups and truths.
 
     Args:
         value_NB: [N, B] value of each shape for each truth, 0 where labels differ.
-        root_N: [N] near-copy group of each shape, from `group_roots`.
+        root_N: [N] near-duplicate group of each shape, from `group_roots`.
 
     Returns:
-        Match: of several best members of a group the first written is the matched one.
+        Match: of several best members of a group, the one written first is matched.
 
-    Two copies cannot serve two truths; apart, the shapes could:
+    Two near-duplicates cannot serve two truths; two shapes that are apart can:
 
     >>> value_NB = np.array([[0.9, 0.4], [0.8, 0.6]])
     >>> match(value_NB, np.array([0, 0]))

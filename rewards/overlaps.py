@@ -1,7 +1,7 @@
 """Everything pairwise that a reward needs to know of answers, measured at once for all answers of a task.
 
-Axes: P prompts, G answers to all of them, N said shapes of one answer, A those of all answers, one answer after the
-other, B true shapes of one prompt, C those of all prompts, L pairs of a said and a true shape.
+Axes: P prompts, G answers to all of them, N predicted shapes of one answer, A those of all answers, one answer after
+the other, B true shapes of one prompt, C those of all prompts, L pairs of a predicted and a true shape.
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewards.duplicates import group_roots, is_copy, near_pairs
-from rewards.geometry import BoolArray, FloatArray, IntArray
+from rewards.duplicates import group_roots, is_duplicate, near_pairs
+from rewards.geometry.boxes import BoolArray, FloatArray, IntArray
+from rewards.geometry.pairs import meeting_pairs
 from rewards.matching import best_total, first_choices, group_values
-from rewards.pairs import meeting_pairs
-from rewards.records import RewardWeights, Said, Truth
+from rewards.records import Predictions, RewardWeights, Truth
 from rewards.terms import HIT_IOU, is_giant
 from rewards.text import text_similarity
 from rewards.values import Boxes, everywhere, read_shapes, shape_values
@@ -28,10 +28,10 @@ _BATCH_PAIRS = 8192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """The pairs of all answers that are worth anything."""
+    """The pairs of all answers that have a value above 0."""
 
-    said_L: IntArray
-    """Place among the A said shapes, ascending."""
+    predicted_L: IntArray
+    """Place among the A predicted shapes, ascending."""
     true_L: IntArray
     """Place in the truth of the answer's own prompt."""
     value_L: FloatArray
@@ -39,9 +39,9 @@ class Pairs:
 
     def matrix(self, start: int, end: int, num_true: int) -> FloatArray:
         """[N, B] values of the answer whose shapes are from `start` to before `end`."""
-        pairs = slice(*self.said_L.searchsorted((start, end)).tolist())
+        pairs = slice(*self.predicted_L.searchsorted((start, end)).tolist())
         value_NB = np.zeros((end - start, num_true))
-        value_NB[self.said_L[pairs] - start, self.true_L[pairs]] = self.value_L[pairs]
+        value_NB[self.predicted_L[pairs] - start, self.true_L[pairs]] = self.value_L[pairs]
         return value_NB
 
 
@@ -52,40 +52,40 @@ class Overlaps(NamedTuple):
     """Of all answers; see `value_NB`."""
     start: int
     """Where the answer's shapes start among all."""
-    num_said: int
+    num_predicted: int
     """N."""
     num_true: int
     """B."""
     near_NN: BoolArray | None
-    """Near-copies of one label (of any, where labels are recognised text) among the said shapes, the diagonal False;
-    None when there are none."""
+    """Near-duplicates of one label (of any, where labels are recognised text) among the predictions, the diagonal
+    False; None when there are none."""
     root_N: IntArray
-    """Near-copy group of each said shape, named by its first member."""
+    """Near-duplicate group of each prediction, named by its first member."""
     lost_giant_N: BoolArray
     """Giant shapes that no truth of their label explains (value by geometry > 0.5)."""
     choice_N: IntArray
-    """The truth each said shape is worth most to, UNMATCHED where it is worth nothing to any."""
+    """The truth for which each prediction has the largest value, UNMATCHED where it has none for any."""
     best_N: FloatArray
-    """What it is worth to that one."""
+    """Its value for that truth."""
     is_plain: bool
-    """Whether every shape can have its first choice: no near-copies, no truth chosen twice."""
+    """Whether every shape can have its first choice: no near-duplicates, no truth chosen twice."""
 
     @property
     def value_NB(self) -> FloatArray:
-        """What a pair counts in the matching: its value by geometry where the labels are equal, else 0; where labels
-        are recognised text, the value times their similarity. Boxes: shaped, where the weights say so.
+        """[N, B] value of each pair in the matching: that by geometry where the labels are equal, else 0; where labels
+        are recognised text, times the texts' similarity. Values of boxes are shaped, where the weights say so.
         """
-        return self.pairs.matrix(self.start, self.start + self.num_said, self.num_true)
+        return self.pairs.matrix(self.start, self.start + self.num_predicted, self.num_true)
 
     @property
     def group_value_NB(self) -> FloatArray:
-        """Value of each near-copy group for each truth, in the row of its first member; other rows are 0."""
+        """Value of each near-duplicate group for each truth, in the row of its first member; other rows are 0."""
         return self.value_NB if self.near_NN is None else group_values(self.value_NB, self.root_N)
 
     @property
-    def num_copies(self) -> int:
-        """Said shapes beyond the first of their group."""
-        return 0 if self.near_NN is None else int(np.count_nonzero(is_copy(self.root_N)))
+    def num_duplicates(self) -> int:
+        """Predictions beyond the first of their group."""
+        return 0 if self.near_NN is None else int(np.count_nonzero(is_duplicate(self.root_N)))
 
     @property
     def total(self) -> float:
@@ -93,35 +93,39 @@ class Overlaps(NamedTuple):
         return math.fsum(self.best_N.tolist()) if self.is_plain else best_total(self.group_value_NB)
 
 
-def measure(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth], weights: RewardWeights) -> list[Overlaps]:
+def measure(
+    predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth], weights: RewardWeights
+) -> list[Overlaps]:
     """Measure all answers to some prompts of one task, [G] of one prompt after the other.
 
     Raises ValueError when an answer's shapes are of another geometry than the truths'.
     """
-    step = _Step(said_PG, truth_P)
+    step = _Step(predicted_PG, truth_P)
     shapes, reads_text = step.shapes, truth_P[0].reads_text
     is_shaped = isinstance(shapes, Boxes) and weights.shapes_boxes
-    said_L, true_L, value_L = step.measure(any_label=reads_text, anywhere=is_shaped)
+    predicted_L, true_L, value_L = step.measure(any_label=reads_text, anywhere=is_shaped)
     lost_A = is_giant(shapes.areas())
     if lost_A.any():
-        lost_A[said_L[value_L > HIT_IOU]] = False
+        lost_A[predicted_L[value_L > HIT_IOU]] = False
     if is_shaped:
         assert isinstance(shapes, Boxes)
-        value_L = shape_values(value_L, shapes.shapes_AK[said_L], shapes.truth_BK[true_L], weights)
+        value_L = shape_values(value_L, shapes.shapes_AK[predicted_L], shapes.truth_BK[true_L], weights)
     if reads_text:
-        value_L *= text_similarity([step.labels_A[i] for i in said_L], [step.labels_C[i] for i in true_L])
-    pairs = step.pairs(said_L, true_L, value_L)
+        value_L *= text_similarity([step.labels_A[i] for i in predicted_L], [step.labels_C[i] for i in true_L])
+    pairs = step.pairs(predicted_L, true_L, value_L)
     ends_G = step.ends_G
-    choice_A, best_A, contested_G = first_choices(pairs.said_L, pairs.true_L, pairs.value_L, step.answer_A, len(step))
+    choice_A, best_A, contested_G = first_choices(
+        pairs.predicted_L, pairs.true_L, pairs.value_L, step.answer_A, len(step)
+    )
     family_A = step.answer_A if reads_text else step.code_A * len(step) + step.answer_A
     pairs_L2 = near_pairs(shapes, family_A)
     root_A = group_roots(pairs_L2, len(family_A))
-    near_G = _near_copies(pairs_L2, step.answer_A, ends_G)
+    near_G = _near_duplicates(pairs_L2, step.answer_A, ends_G)
     return [
         Overlaps(
             pairs=pairs,
             start=start,
-            num_said=end - start,
+            num_predicted=end - start,
             num_true=num_true,
             near_NN=near_NN,
             root_N=root_A[start:end] - start,
@@ -136,9 +140,11 @@ def measure(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth], weights
     ]
 
 
-def measure_labels(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> list[tuple[FloatArray, BoolArray]]:
+def measure_labels(
+    predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]
+) -> list[tuple[FloatArray, BoolArray]]:
     """[G] of ([N, B] value of every pair by geometry alone, [N, B] whether their labels are equal)."""
-    step = _Step(said_PG, truth_P)
+    step = _Step(predicted_PG, truth_P)
     pairs = step.pairs(*step.measure(any_label=True, anywhere=False))
     return [
         (
@@ -150,20 +156,20 @@ def measure_labels(said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) 
 
 
 class _Step:
-    """All answers and truths one after the other, and who belongs to whom."""
+    """All answers and truths one after the other, and which belong together."""
 
-    def __init__(self, said_PG: Sequence[Sequence[Said]], truth_P: Sequence[Truth]) -> None:
-        said_G = [said for said_of_prompt in said_PG for said in said_of_prompt]
-        num_G, num_P = [len(said.labels) for said in said_G], [len(truth.labels) for truth in truth_P]
+    def __init__(self, predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> None:
+        predicted_G = [predicted for predicted_of_prompt in predicted_PG for predicted in predicted_of_prompt]
+        num_G, num_P = [len(predicted.labels) for predicted in predicted_G], [len(truth.labels) for truth in truth_P]
         prompts_P = np.arange(len(truth_P))
-        prompt_G = prompts_P.repeat([len(said_of_prompt) for said_of_prompt in said_PG])
-        self.shapes = read_shapes(said_G, truth_P)
+        prompt_G = prompts_P.repeat([len(predicted_of_prompt) for predicted_of_prompt in predicted_PG])
+        self.shapes = read_shapes(predicted_G, truth_P)
         self.ends_G = [0, *accumulate(num_G)]
-        self.answer_A, self.prompt_A = np.arange(len(said_G)).repeat(num_G), prompt_G.repeat(num_G)
+        self.answer_A, self.prompt_A = np.arange(len(predicted_G)).repeat(num_G), prompt_G.repeat(num_G)
         self.prompt_C = prompts_P.repeat(num_P)
         self.first_P = np.cumsum(num_P) - num_P
         self.first_G, self.num_true_G = self.first_P[prompt_G].tolist(), np.array(num_P)[prompt_G].tolist()
-        self.labels_A = list(chain.from_iterable([said.labels for said in said_G]))
+        self.labels_A = list(chain.from_iterable([predicted.labels for predicted in predicted_G]))
         self.labels_C = list(chain.from_iterable([truth.labels for truth in truth_P]))
         codes = {label: code for code, label in enumerate(dict.fromkeys((*self.labels_C, *self.labels_A)))}
         self.code_A = np.array([codes[label] for label in self.labels_A], dtype=np.int64)
@@ -176,28 +182,28 @@ class _Step:
         """([L] place among A, [L] place among C, [L] value by geometry) of the pairs of one prompt.
 
         Args:
-            any_label: pairs of different labels too.
-            anywhere: pairs too that lie so far apart that they are worth nothing.
+            any_label: also pairs of different labels.
+            anywhere: also pairs that lie so far apart that their value is 0.
         """
         num_codes = len(self.code_A) + len(self.code_C) + 1
         family_A, family_C = self.prompt_A * num_codes, self.prompt_C * num_codes
         if not any_label:
             family_A, family_C = family_A + self.code_A, family_C + self.code_C
         spans_A, spans_C = (everywhere(family_A), everywhere(family_C)) if anywhere else self.shapes.spans()
-        said_L, true_L = meeting_pairs(spans_A, family_A, spans_C, family_C)
-        parts = [slice(at, at + _BATCH_PAIRS) for at in range(0, len(said_L), _BATCH_PAIRS)]
-        values = [self.shapes.values(said_L[part], true_L[part]) for part in parts]
-        return said_L, true_L, np.concatenate([np.zeros(0), *values])
+        predicted_L, true_L = meeting_pairs(spans_A, family_A, spans_C, family_C)
+        parts = [slice(at, at + _BATCH_PAIRS) for at in range(0, len(predicted_L), _BATCH_PAIRS)]
+        values = [self.shapes.values(predicted_L[part], true_L[part]) for part in parts]
+        return predicted_L, true_L, np.concatenate([np.zeros(0), *values])
 
-    def pairs(self, said_L: IntArray, true_L: IntArray, value_L: FloatArray) -> Pairs:
-        """Those of `measure` that are worth anything."""
+    def pairs(self, predicted_L: IntArray, true_L: IntArray, value_L: FloatArray) -> Pairs:
+        """Those of `measure` that have a value above 0."""
         counts_L = np.flatnonzero(value_L > 0.0)
-        said_L, true_L = said_L[counts_L], true_L[counts_L]
-        return Pairs(said_L, true_L - self.first_P[self.prompt_A[said_L]], value_L[counts_L])
+        predicted_L, true_L = predicted_L[counts_L], true_L[counts_L]
+        return Pairs(predicted_L, true_L - self.first_P[self.prompt_A[predicted_L]], value_L[counts_L])
 
 
-def _near_copies(pairs_L2: IntArray, answer_A: IntArray, ends_G: list[int]) -> list[BoolArray | None]:
-    """[G] of [N, N]: the pairs of near-copies within each answer, None for an answer without any."""
+def _near_duplicates(pairs_L2: IntArray, answer_A: IntArray, ends_G: list[int]) -> list[BoolArray | None]:
+    """[G] of [N, N]: the pairs of near-duplicates within each answer, None for an answer without any."""
     near_G: list[BoolArray | None] = [None] * (len(ends_G) - 1)
     answer_L = answer_A[pairs_L2[:, 0]]
     order_L = answer_L.argsort()

@@ -1,4 +1,7 @@
-"""What goes into a reward and what comes out. Axes: G answers of one prompt, N said shapes, K numbers a shape has."""
+"""What goes into a reward and what comes out.
+
+Axes: G answers of one prompt, N predicted shapes, B true shapes, K numbers of a shape.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,16 +11,16 @@ from typing import Protocol
 import numpy as np
 import shapely
 
-from rewards.geometry import BOX, POINT, FloatArray, IntArray
-from rewards.keypoints import split
-from rewards.masks import Mask
-from rewards.polygons import regions
+from rewards.geometry.boxes import BOX, POINT, FloatArray, IntArray
+from rewards.geometry.keypoints import split
+from rewards.geometry.masks import Mask
+from rewards.geometry.polygons import regions
 
 GEOMETRIES = ("box", "point", "polygon", "keypoints")
 """What a shape can be."""
 
 REWARDS: Mapping[str, str] = {
-    "matched": "one-to-one F1 between near-copy groups and truths, less penalties: the default",
+    "matched": "one-to-one F1 between near-duplicate groups and truths, less penalties: the default",
     "paper": "the formula of the paper (arXiv 2510.12798, section 4.2.3), alone",
     "official": "the formula of the released code (reward_func.py), alone; the paper's where it has none",
 }
@@ -26,14 +29,14 @@ REWARDS: Mapping[str, str] = {
 CREDITS: Mapping[str, str] = {
     "prefix": "reward of the first i shapes less that of the first i - 1, in the order written",
     "leave_one_out": "reward of all shapes less that of all but this one",
-    "in_order": "the same once later copies of this one are gone: a copy is to blame, not its original",
+    "in_order": "the same once later duplicates of this one are gone: a duplicate is to blame, not its original",
     "none": "zeros",
 }
 """Every form of per-shape credit by name, with what it is."""
 
 
-class Said(Protocol):
-    """What one answer says; `rex_rl.types.Shapes` is one."""
+class Predictions(Protocol):
+    """What one answer predicts; `rex_rl.types.Shapes` is one."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ class Said(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """The true answer, on the grid.
+    """The ground truth of one prompt, on the grid.
 
     Raises ValueError when the parts do not fit together or a shape has no area: then no answer could be perfect.
     """
@@ -70,16 +73,16 @@ class Truth:
     geometry: str = ""
     """One of GEOMETRIES; left empty, K decides between box and point."""
     boxes_N4: np.ndarray | None = None
-    """[B, 4]: where set, geometry "point", a said point is right inside the box."""
+    """[B, 4], only with geometry "point": where set, a predicted point is right inside the box."""
     masks: tuple[Mask, ...] = ()
-    """[B]: where set, geometry "point", a said point is right inside the mask, whatever `boxes_N4` is."""
+    """[B], only with geometry "point": where set, a predicted point is right inside the mask, not the box."""
     reads_text: bool = False
-    """Labels are recognised text, not the asked categories: a pair's value is multiplied by their similarity."""
+    """Labels are recognised text, not the asked categories: a pair's value is multiplied by the texts' similarity."""
     sigmas_J: np.ndarray | None = None
     """[J] OKS fall-off of each key point; None where COCO's constants are not known: 0.05 for all."""
 
     def __post_init__(self) -> None:
-        """Name the geometry and check shapes once, so that no reward has to."""
+        """Set the geometry and check the shapes once, so that no reward has to."""
         num, shape = len(self.labels), np.shape(self.bins_NK)
         if len(shape) != 2 or shape[0] != num:
             raise ValueError(f"truth: {num} labels and bins of shape {shape}; expected [{num}, K]")
@@ -97,7 +100,7 @@ class Truth:
         self._check_key_points()
 
     def _check_targets(self, num: int) -> None:
-        """What points must hit."""
+        """Check the boxes and masks that points must hit."""
         if (self.masks or self.boxes_N4 is not None) and self.geometry != "point":
             raise ValueError(f"truth: boxes or masks to hit go with points, not with geometry {self.geometry!r}")
         if self.masks and len(self.masks) != num:
@@ -106,7 +109,7 @@ class Truth:
             raise ValueError(f"truth: {num} points and boxes of shape {np.shape(self.boxes_N4)}")
 
     def _check_key_points(self) -> None:
-        """Fall-offs and half-visible points."""
+        """Check fall-offs and half-visible points."""
         if self.geometry != "keypoints":
             return
         _, points_BJ2, visible_BJ = split(self.bins_NK)
@@ -122,7 +125,8 @@ class Truth:
     def empty_categories(self) -> tuple[str, ...]:
         """Asked categories without a true shape: the right answer to each is `None`.
 
-        Where labels are recognised text, nobody knows which category a text is of: all of them, when there is none.
+        Where labels are recognised text, a text's category is not known: then all categories where there is no text,
+        else none.
         """
         if self.reads_text:
             return () if self.labels else self.categories
@@ -131,7 +135,7 @@ class Truth:
 
 
 def _has_size(geometry: str, num_coordinates: int) -> bool:
-    """Whether a shape of this geometry can have so many numbers."""
+    """Whether a shape of this geometry can have this many numbers."""
     if geometry in ("box", "point"):
         return num_coordinates == {"box": BOX, "point": POINT}[geometry]
     return num_coordinates >= 6 and num_coordinates % 2 == 0
@@ -150,9 +154,9 @@ def _areas(geometry: str, bins_NK: np.ndarray) -> np.ndarray:
 class RewardWeights:
     """Weight of each term in the total; penalties are subtracted. Raises ValueError unless finite and >= 0.
 
-    `giou` and `centre` are no terms of their own: they shape the value of a pair of boxes that `f1` sums, to
+    `giou` and `centre` are not terms of their own. They shape the value of a pair of boxes that `f1` sums, to
     (IoU + giou * GIoU' + centre * centre closeness) / (1 + giou + centre), with the measures of
-    `geometry.pairwise_nearness`. The range of the total, its maximum and its laws stay as they are.
+    `rewards.geometry.boxes.paired_nearness`. The range of the total, its maximum and its laws stay as they are.
     """
 
     f1: float = 1.0
@@ -195,13 +199,13 @@ class GroupScores:
     total_G: FloatArray
     """[G] the reward: `RewardWeights.bounds` for `matched`, [0, 2) for `paper`, [0, 1] for `official`."""
     terms_G: Mapping[str, FloatArray]
-    """Name -> [G]: f1 and the penalties before weighting, what is only logged (count_error; where labels are
-    recognised text, text_similarity and exact_text), and the formula a name stands for."""
-    gains_GN: tuple[FloatArray, ...]
+    """Name -> [G]: f1 and the penalties before weighting; under `paper` and `official` the formula of that name; and
+    what is only logged: count_error and, where labels are recognised text, text_similarity and exact_text."""
+    credits_GN: tuple[FloatArray, ...]
     """[G] of [N]: what each shape added to the reward (credit.py)."""
     num_duplicates_G: IntArray
-    """[G] shapes beyond the first of their near-copy group."""
-    num_said_G: IntArray
+    """[G] shapes beyond the first of their near-duplicate group."""
+    num_predicted_G: IntArray
     """[G] decoded shapes whatever their label."""
     num_true: int
     """True shapes."""

@@ -1,8 +1,8 @@
 """The reward terms as formulas of counts, element by element, so that one call serves a group or all prefixes.
 
-Arguments are numbers or arrays of one shape: `total` sum of matched values, `num_said` decoded shapes whatever their
-label, `num_true` true shapes. A penalty counts what exceeds the truth and is divided by the truth, never by the
-number of predictions (junk would dilute it), and is at most 1. Missing shapes are recall's business.
+Arguments are numbers or arrays of one shape: `total` sum of matched values, `num_predicted` decoded shapes whatever
+their label, `num_true` true shapes. A penalty counts what exceeds the truth and is divided by the truth, never by the
+number of predictions (junk would dilute it), and is at most 1. Missing shapes cost recall alone.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewards.geometry import GRID_SPAN_BINS, BoolArray, FloatArray
+from rewards.geometry.boxes import GRID_SPAN_BINS, BoolArray, FloatArray
 from rewards.records import RewardWeights
 
 PENALTIES = ("duplicates", "surplus", "large", "rejection", "format", "truncated")
@@ -23,16 +23,16 @@ HIT_IOU = 0.5
 """A giant box that a truth of its label overlaps by more than this is a right answer."""
 
 
-def f1(total: ArrayLike, num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
-    """F1 of continuous values: 2 * total / (num_said + num_true), in [0, 1].
+def f1(total: ArrayLike, num_predicted: ArrayLike, num_true: ArrayLike) -> FloatArray:
+    """F1 of continuous values: 2 * total / (num_predicted + num_true), in [0, 1].
 
-    The harmonic mean of recall total / num_true and precision total / num_said (paper section 4.2.3, closed form),
-    over a one-to-one matching. Nothing true: 1 when nothing is said, else 0.
+    The harmonic mean of recall total / num_true and precision total / num_predicted (paper section 4.2.3, closed form),
+    over a one-to-one matching. Without a true shape: 1 for no prediction, else 0.
 
     >>> f1([1.0, 1.0, 0.0], [1, 3, 0], 1).tolist(), f1([0.0, 0.0], [0, 2], 0).tolist()
     ([1.0, 0.5, 0.0], [1.0, 0.0])
     """
-    shapes = np.asarray(num_said) + np.asarray(num_true)
+    shapes = np.asarray(num_predicted) + np.asarray(num_true)
     return np.where(shapes > 0, 2.0 * np.asarray(total) / np.maximum(shapes, 1), 1.0)
 
 
@@ -45,22 +45,22 @@ def excess(count: ArrayLike, num_true: ArrayLike) -> FloatArray:
     return np.minimum(np.asarray(count) / np.maximum(num_true, 1), 1.0)
 
 
-def surplus(num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
+def surplus(num_predicted: ArrayLike, num_true: ArrayLike) -> FloatArray:
     """Penalty for shapes beyond the number of true ones, in [0, 1].
 
     >>> surplus([1, 2, 3], 2).tolist()
     [0.0, 0.0, 0.5]
     """
-    return excess(np.maximum(np.asarray(num_said) - np.asarray(num_true), 0), num_true)
+    return excess(np.maximum(np.asarray(num_predicted) - np.asarray(num_true), 0), num_true)
 
 
-def count_error(num_said: ArrayLike, num_true: ArrayLike) -> FloatArray:
-    """Signed relative count error (said - true) / max(1, true), in [-1, inf). Logged, never rewarded.
+def count_error(num_predicted: ArrayLike, num_true: ArrayLike) -> FloatArray:
+    """Signed relative count error (predicted - true) / max(1, true), in [-1, inf). Logged, never rewarded.
 
     >>> count_error([1, 2, 6], 2).tolist()
     [-0.5, 0.0, 2.0]
     """
-    error: FloatArray = (np.asarray(num_said, dtype=np.float64) - np.asarray(num_true)) / np.maximum(num_true, 1)
+    error: FloatArray = (np.asarray(num_predicted, dtype=np.float64) - np.asarray(num_true)) / np.maximum(num_true, 1)
     return error
 
 
@@ -101,7 +101,7 @@ def rejection(absent: Collection[str], empty_categories: Sequence[str]) -> float
         absent: categories answered `None`.
         empty_categories: asked categories without a true shape.
 
-    A shape does not stand in for the missing `None`: if it did, saying a wrong box would pay.
+    A shape does not replace the missing `None`: if it did, predicting a wrong box would pay.
 
     >>> rejection(("cat",), ("cat", "dog")), rejection((), ())
     (0.5, 0.0)
@@ -110,7 +110,11 @@ def rejection(absent: Collection[str], empty_categories: Sequence[str]) -> float
 
 
 def shape_terms(
-    total: ArrayLike, num_said: ArrayLike, num_copies: ArrayLike, num_lost_giants: ArrayLike, num_true: ArrayLike
+    total: ArrayLike,
+    num_predicted: ArrayLike,
+    num_duplicates: ArrayLike,
+    num_lost_giants: ArrayLike,
+    num_true: ArrayLike,
 ) -> dict[str, FloatArray]:
     """The terms that follow from the shapes, by name, each in [0, 1]; all but `f1` are penalties.
 
@@ -118,9 +122,9 @@ def shape_terms(
     {'f1': 0.6666666666666666, 'duplicates': 0.5, 'surplus': 1.0, 'large': 0.0}
     """
     return {
-        "f1": f1(total, num_said, num_true),
-        "duplicates": excess(num_copies, num_true),
-        "surplus": surplus(num_said, num_true),
+        "f1": f1(total, num_predicted, num_true),
+        "duplicates": excess(num_duplicates, num_true),
+        "surplus": surplus(num_predicted, num_true),
         "large": excess(num_lost_giants, num_true),
     }
 

@@ -1,18 +1,18 @@
-"""What a said shape is worth as an answer to a true one, and who says the same thing twice: geometry by geometry.
+"""The value of a predicted shape for a true one, and which predictions are near-duplicates, geometry by geometry.
 
-Axes: G answers to the P prompts of one task, A said shapes of all of them, one answer after the other, B true shapes of
-all prompts, L pairs, K numbers a shape has.
+Axes: G answers to the P prompts of one task, A predicted shapes of all of them, one answer after the other, B true
+shapes of all prompts, L pairs, K numbers a shape has.
 
-| geometry | value of a pair, in [0, 1] | near-copies |
+| geometry | value of a pair, in [0, 1] | near-duplicates |
 |---|---|---|
 | box | IoU | IoU > 0.7 |
-| point | 1 inside the true mask or box or on the true point, else 0; without either closeness | <= 5 bins apart |
+| point | 1 inside the true mask or box or on the true point, else 0; closeness without either | <= 5 bins apart |
 | polygon | IoU of the areas | IoU > 0.7 |
 | key points | OKS | mutual OKS > 0.7 |
 
-A shape that is worth anything to anyone is a near-copy of its exact copy, which the laws rest on (matching.py). A true
-point counts as hit by itself, as rounding to the grid may move it out of a thin mask: so every record has a perfect
-answer.
+A shape that has a value above 0 for any truth is a near-duplicate of its exact duplicate; the laws rest on this
+(matching.py). A true point is a hit on itself, as rounding to the grid may move it out of a thin mask: so every record
+has a perfect answer.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 import shapely
 
-from rewards.geometry import (
+from rewards.geometry.boxes import (
     BOX,
     BoolArray,
     FloatArray,
@@ -32,39 +32,39 @@ from rewards.geometry import (
     pairwise_closeness,
     points_in_boxes,
 )
-from rewards.keypoints import DEFAULT_SIGMA, mutual_oks, paired_oks
-from rewards.masks import MaskRuns, read_masks
-from rewards.pairs import Spans
-from rewards.polygons import RegionArray, alike, region_iou, regions
-from rewards.records import RewardWeights, Said, Truth
+from rewards.geometry.keypoints import DEFAULT_SIGMA, mutual_oks, paired_oks
+from rewards.geometry.masks import MaskRuns, read_masks
+from rewards.geometry.pairs import Spans
+from rewards.geometry.polygons import RegionArray, alike, region_iou, regions
+from rewards.records import Predictions, RewardWeights, Truth
 
 NEAR_OVERLAP = 0.7
-"""Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near-copies."""
+"""Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near-duplicates."""
 NEAR_BINS = 5.0
-"""Two points of one label at most this far apart are near-copies: 0.5 % of the image's side."""
+"""Two points of one label at most this far apart are near-duplicates: 0.5 % of the image's side."""
 NO_MASK = -1
-"""In the place of a true point's mask where it has none."""
+"""Stands for the mask of a true point that has none."""
 _SLACK_BINS = 1.0
-"""Added to the reach of near-copies, so that rounding loses none; the exact test follows."""
+"""Added to the reach of near-duplicates, so that rounding loses none; the exact test follows."""
 
 
-class SaidShapes(Protocol):
-    """All said shapes of many answers, beside the true ones."""
+class PredictedShapes(Protocol):
+    """All predicted shapes of many answers, beside the true ones."""
 
     def spans(self) -> tuple[Spans, Spans]:
-        """([A], [B]) on the x axis: a pair whose spans do not meet is worth 0."""
+        """([A], [B]) on the x axis: a pair whose spans do not meet has value 0."""
 
-    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
-        """[L] value of some said shapes for some true ones, whatever the labels."""
+    def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
+        """[L] value of some predicted shapes for some true ones, whatever the labels."""
 
     def areas(self) -> FloatArray:
         """[A] area in bins squared, 0 for points and shapes without any."""
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """[A] where each shape starts on the x axis, and how much further right its near-copies start at most."""
+        """[A] where each shape starts on the x axis, and how far to its right near-duplicates start at most."""
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
-        """[L] which pairs of said shapes are near-copies."""
+        """[L] which pairs of predicted shapes are near-duplicates."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,16 +78,16 @@ class Boxes:
         """Left to right side."""
         return (self.shapes_AK[:, 0], self.shapes_AK[:, 2]), (self.truth_BK[:, 0], self.truth_BK[:, 2])
 
-    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
+    def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
         """IoU."""
-        return paired_iou(self.shapes_AK[said_L], self.truth_BK[true_L])
+        return paired_iou(self.shapes_AK[predicted_L], self.truth_BK[true_L])
 
     def areas(self) -> FloatArray:
         """Width x height, 0 for swapped corners."""
         return _box_areas(self.shapes_AK)
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """A near-copy starts within 0.3 of the width: beyond, even the intervals overlap by less than 0.7."""
+        """A near-duplicate starts within 0.3 of the width: further off, even the intervals overlap by less than 0.7."""
         x0_A = self.shapes_AK[:, 0]
         return x0_A, (1.0 - NEAR_OVERLAP) * np.maximum(self.shapes_AK[:, 2] - x0_A, 0.0) + _SLACK_BINS
 
@@ -98,16 +98,16 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """Points [A, 2], true ones [B, 2], and what these say must be hit: a mask, else a box, else closeness counts."""
+    """Points [A, 2] and true ones [B, 2]. The truth's mask must be hit, else its box; without both closeness counts."""
 
     shapes_AK: FloatArray
     truth_BK: FloatArray
     runs: MaskRuns
-    """Of the masks of all prompts."""
+    """Run lengths of the masks of all prompts."""
     mask_B: IntArray
-    """[B] place of each one's mask, NO_MASK where there is none."""
+    """[B] place of each true point's mask, NO_MASK where there is none."""
     boxes_B4: FloatArray
-    """[B, 4] NaN where there is none."""
+    """[B, 4] box of each true point, NaN where there is none."""
 
     @classmethod
     def beside(cls, shapes_AK: FloatArray, truth_BK: FloatArray, truth_P: Sequence[Truth]) -> "Points":
@@ -125,9 +125,9 @@ class Points:
         """Everywhere: a mask may reach far."""
         return everywhere(self.shapes_AK), everywhere(self.truth_BK)
 
-    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
+    def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
         """1 or 0 for a hit; else closeness to the true point."""
-        points_L12, truth_L12 = self.shapes_AK[said_L, None], self.truth_BK[true_L, None]
+        points_L12, truth_L12 = self.shapes_AK[predicted_L, None], self.truth_BK[true_L, None]
         hit_L = points_in_boxes(points_L12, self.boxes_B4[true_L, None])[:, 0, 0]
         mask_L = self.mask_B[true_L]
         in_mask_L = np.flatnonzero(mask_L != NO_MASK)
@@ -137,7 +137,7 @@ class Points:
         return np.where(is_aim_L, hit_L, pairwise_closeness(points_L12, truth_L12)[:, 0, 0])
 
     def areas(self) -> FloatArray:
-        """None has any."""
+        """0: points have no area."""
         return np.zeros(len(self.shapes_AK))
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
@@ -158,15 +158,15 @@ class Polygons:
     truth_B: RegionArray
 
     def spans(self) -> tuple[Spans, Spans]:
-        """Of the bounding rectangles."""
+        """Left to right side of the bounding rectangles."""
         return _region_spans(self.regions_A), _region_spans(self.truth_B)
 
-    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
+    def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
         """IoU of areas."""
-        return region_iou(self.regions_A[said_L], self.truth_B[true_L])
+        return region_iou(self.regions_A[predicted_L], self.truth_B[true_L])
 
     def areas(self) -> FloatArray:
-        """What the rings enclose."""
+        """Areas that the rings enclose."""
         return np.asarray(shapely.area(self.regions_A))
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
@@ -191,16 +191,16 @@ class KeyPoints:
         """Everywhere: closeness has no end."""
         return everywhere(self.shapes_AK), everywhere(self.truth_BK)
 
-    def values(self, said_L: IntArray, true_L: IntArray) -> FloatArray:
+    def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
         """OKS."""
-        return paired_oks(self.shapes_AK[said_L], self.truth_BK[true_L], self.sigmas_J)
+        return paired_oks(self.shapes_AK[predicted_L], self.truth_BK[true_L], self.sigmas_J)
 
     def areas(self) -> FloatArray:
-        """Of the boxes."""
+        """Areas of the boxes."""
         return _box_areas(self.shapes_AK)
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """Everywhere: the boxes of near-copies need not lie near."""
+        """Everywhere: the boxes of near-duplicates need not lie near."""
         return everywhere(self.shapes_AK)
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
@@ -208,15 +208,15 @@ class KeyPoints:
         return mutual_oks(self.shapes_AK[first_L], self.shapes_AK[second_L], self.sigmas_J) > NEAR_OVERLAP
 
 
-def read_shapes(said_G: Sequence[Said], truth_P: Sequence[Truth]) -> SaidShapes:
-    """The shapes of all answers, of the truths' geometry.
+def read_shapes(predicted_G: Sequence[Predictions], truth_P: Sequence[Truth]) -> PredictedShapes:
+    """The shapes of all answers, in the truths' geometry.
 
-    Raises ValueError when an answer's shapes are of another geometry than the truths', or these of several.
+    Raises ValueError when an answer's shapes are of another geometry than the truths, or the truths of several.
     """
     first = truth_P[0]
     if any((truth.geometry, truth.reads_text) != (first.geometry, first.reads_text) for truth in truth_P):
         raise ValueError("truths of several geometries cannot be scored together")
-    shapes_AK, truth_BK = _join(said_G, first), _stack([truth.bins_NK for truth in truth_P])
+    shapes_AK, truth_BK = _join(predicted_G, first), _stack([truth.bins_NK for truth in truth_P])
     if first.geometry == "box":
         return Boxes(shapes_AK, truth_BK)
     if first.geometry == "point":
@@ -239,18 +239,18 @@ def shape_values(iou_L: FloatArray, boxes_L4: FloatArray, truth_L4: FloatArray, 
     return np.asarray((iou_L + weights.giou * giou_L + weights.centre * centre_L) / total)
 
 
-def _join(said_G: Sequence[Said], truth: Truth) -> FloatArray:
+def _join(predicted_G: Sequence[Predictions], truth: Truth) -> FloatArray:
     """[A, K] the shapes of all answers, one answer after the other."""
     num_coordinates, is_polygon = truth.bins_NK.shape[1], truth.geometry == "polygon"
     parts = []
-    for answer, said in enumerate(said_G):
-        num, (rows, width) = len(said.labels), said.bins_NK.shape
+    for answer, predicted in enumerate(predicted_G):
+        num, (rows, width) = len(predicted.labels), predicted.bins_NK.shape
         if not num:
             continue
         if rows != num or not (width >= 6 and width % 2 == 0 if is_polygon else width == num_coordinates):
             expected = f"({num}, {num_coordinates}) of geometry {truth.geometry}"
             raise ValueError(f"answer {answer}: {num} labels and shapes {(rows, width)}; expected {expected}")
-        parts.append(said.bins_NK)
+        parts.append(predicted.bins_NK)
     return _stack([np.zeros((0, num_coordinates)), *parts])
 
 
@@ -263,7 +263,7 @@ def _stack(parts: Sequence[np.ndarray]) -> FloatArray:
 
 
 def _lengthen(polygons_NK: np.ndarray, num_coordinates: int) -> np.ndarray:
-    """Polygons with their last vertex repeated up to so many numbers."""
+    """Polygons with their last vertex repeated up to this many numbers."""
     missing = (num_coordinates - polygons_NK.shape[1]) // 2
     return np.concatenate([polygons_NK, np.tile(polygons_NK[:, -2:], missing)], axis=1)
 
@@ -281,6 +281,6 @@ def everywhere(shapes_NK: np.ndarray) -> Spans:
 
 
 def _region_spans(regions_N: RegionArray) -> Spans:
-    """Those of empty areas are at 0."""
+    """Left to right side of each area; 0 and 0 of an empty one."""
     x0_N, _, x1_N, _ = np.nan_to_num(shapely.bounds(regions_N)).T
     return x0_N, x1_N

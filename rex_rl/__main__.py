@@ -1,5 +1,5 @@
 """`python -m rex_rl` is `rex-rl`."""
 
-from rex_rl.cli import main
+from rex_rl.cli.main import main
 
 main()

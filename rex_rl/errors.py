@@ -2,14 +2,14 @@
 
 ```
 RexError
-├── UserError            the user can mend it: one line, exit status 2
+├── UserError            the user can fix it: one line, exit status 2
 │   ├── ConfigError      a key, a value or a combination of them
 │   ├── DataError        a record file, a record or an image
 │   ├── ModelError       a model folder
 │   └── PlacementError   the cluster cannot place what was asked for
 ├── RunError             the run cannot go on: exit status 1
 │   ├── RolloutError     a group could not be generated
-│   ├── AbortedError     a group was given up on purpose, to be asked for anew
+│   ├── AbortedError     a group was aborted on purpose, to be asked for again
 │   ├── LearnerLostError a rank of the learner died
 │   │   └── BrokenWeightsError  its weights are not numbers
 │   ├── SyncError        weights did not reach a rollout worker, or arrived altered
@@ -30,13 +30,13 @@ class RexError(Exception):
 
 
 class UserError(RexError):
-    """A mistake the user can mend; the message names value, limit and file in one line."""
+    """A mistake the user can fix; the message names value, limit and file in one line."""
 
     exit_status = 2
 
 
 class ConfigError(UserError):
-    """An unknown key, a value out of bounds, or two values that do not go together."""
+    """An unknown key, a value out of bounds, or two values that contradict each other."""
 
 
 class DataError(UserError):
@@ -44,7 +44,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model folder that is not one, or lacks the coordinate tokens."""
+    """A folder that holds no model, or a model without coordinate tokens."""
 
 
 class PlacementError(UserError):
@@ -60,7 +60,7 @@ class RolloutError(RunError):
 
 
 class AbortedError(RunError):
-    """A group was given up on purpose: its prompt is asked anew."""
+    """A group was aborted on purpose: its prompt is asked again."""
 
 
 class LearnerLostError(RunError):
@@ -68,7 +68,7 @@ class LearnerLostError(RunError):
 
 
 class BrokenWeightsError(LearnerLostError):
-    """Its weights are not numbers: nothing can be learned from them, and no step skipped would mend them."""
+    """Its weights are not numbers: nothing can be learned from them, and skipping a step would not repair them."""
 
 
 class SyncError(RunError):
@@ -88,6 +88,6 @@ class CheckpointError(RunError):
 
 
 class Stopped(RexError):
-    """The run was asked to end, and did; no RunError, so that nothing that mends runs takes it for a fault."""
+    """The run was asked to end, and did; not a RunError, so that code that recovers from faults lets it pass."""
 
-    exit_status = 143  # what a shell gives for a process that SIGTERM ended
+    exit_status = 143  # as a shell reports a process that SIGTERM ended

@@ -1,4 +1,4 @@
-"""What the loops need of the world. launch.py builds the real ones on Ray; tests use small fakes."""
+"""Protocols of what the loops use. launch.py builds the real ones on Ray; tests use small fakes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from rex_rl.types import Group, Mean, Prompt, Sampling, Scores, TrainGroup
 
 Ticket = Any
-"""What a pool gives for a submitted prompt, to ask for its group later."""
+"""What a pool returns for a submitted prompt, to ask for its group later."""
 
 
 class RolloutPool(Protocol):
@@ -23,10 +23,10 @@ class RolloutPool(Protocol):
 
 
 class Feed(Protocol):
-    """The way of prompts through rollout, a step's groups at a time."""
+    """Sends prompts through rollout and hands out a step's groups at a time."""
 
     def open(self, version: int) -> None:
-        """Dispatch what may be under way while version `version` is served, after as many steps."""
+        """Dispatch the prompts that may be in flight while `version` is served, after as many steps."""
 
     def take(self, version: int) -> list[Group]:
         """Wait for the groups of step `version`, counted from 0."""
@@ -48,22 +48,22 @@ class Learner(Protocol):
     def save_state(self, folder: Any) -> Callable[[], None]:
         """Copy weights and optimizer state and begin to write them into a folder; steps may follow at once.
 
-        What it returns waits until all is on disk, and raises CheckpointError or OSError where that cannot be.
+        The returned function waits until all is on disk; it raises CheckpointError or OSError where writing fails.
         """
 
     def load_state(self, folder: Any, num_steps: int) -> None:
-        """Put back what save_state wrote after `num_steps` steps."""
+        """Load what save_state wrote after `num_steps` steps."""
 
 
 class WeightSync(Protocol):
-    """The way of weights from learner to engines."""
+    """Sends weights from the learner to the engines."""
 
     def publish(self, version: int) -> Mapping[str, float]:
-        """Return only when every serving engine confirmed `version`; gives what it cost, as metrics."""
+        """Send `version`; returns metrics of what it cost once every serving engine has confirmed it."""
 
 
 class Progress(Protocol):
-    """Where a stage's state is kept between processes."""
+    """Keeps a stage's state between processes."""
 
     def restore(self, learner: Learner) -> int:
         """Load the newest intact checkpoint into the learner; returns its step, 0 on a fresh run.
@@ -72,4 +72,4 @@ class Progress(Protocol):
         """
 
     def after_step(self, step: int, learner: Learner) -> None:
-        """Begin a checkpoint where one is due; raises Stopped, behind a whole one, when the run was asked to end."""
+        """Begin a checkpoint where one is due; raises Stopped, after a whole one, when the run was asked to end."""

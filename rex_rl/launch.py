@@ -1,6 +1,6 @@
 """From a configuration to a finished run: data -> cluster -> actors -> loops -> report -> shutdown.
 
-The only module that imports `actors`, and only inside functions: what runs without a cluster does not load one.
+The only module that imports `actors`, and only inside functions, so that commands without a cluster do not load Ray.
 """
 
 import contextlib
@@ -11,42 +11,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rex_rl import grpo, sft
-from rex_rl.bench import Figure
-from rex_rl.canaries import CanaryWatch
-from rex_rl.checkpoints import StageCheckpoints
-from rex_rl.codec import Codec
-from rex_rl.comparison import control_config
-from rex_rl.config import Config, Stage
-from rex_rl.config_schema import GrpoConfig, SftConfig
-from rex_rl.credit_trials import CREDITS, Trial, read_trial, trial_config
-from rex_rl.data import PromptStream, evaluation_prompts
-from rex_rl.datasets import DataSplit, load_split
-from rex_rl.dynamic_sampling import with_dynamic_sampling
+from rex_rl.bench.figure import Figure
+from rex_rl.config.load import Config, Stage
+from rex_rl.config.schema import GrpoConfig, SftConfig
+from rex_rl.data.splits import DataSplit, load_split
+from rex_rl.data.stream import PromptStream, evaluation_prompts
 from rex_rl.errors import LearnerLostError
-from rex_rl.evaluation import evaluate
-from rex_rl.feed import RolloutFeed
-from rex_rl.guards import GuardedLearner
-from rex_rl.heldout import HeldOut, answer_greedily
-from rex_rl.loss_budget import LossBudget
-from rex_rl.model_folder import resolve_model
-from rex_rl.prediction import Prediction
-from rex_rl.reward_rule import RewardRule
-from rex_rl.run_folder import SKIPPED, RunFolder
-from rex_rl.run_lock import run_lock
-from rex_rl.run_log import RunLog
-from rex_rl.run_report import write_run_report
-from rex_rl.stopping import StopRequest
-from rex_rl.tasks import TASKS
+from rex_rl.evaluation.comparison import control_config
+from rex_rl.evaluation.credit_trials import CREDITS, Trial, read_trial, trial_config
+from rex_rl.evaluation.figures import evaluate
+from rex_rl.evaluation.heldout import HeldOut, answer_greedily
+from rex_rl.language.codec import Codec
+from rex_rl.language.tasks import TASKS
+from rex_rl.language.vocabulary import load_vocabulary
+from rex_rl.policy.model_folder import resolve_model
+from rex_rl.report.prediction import Prediction
+from rex_rl.report.run_report import write_run_report
+from rex_rl.rollout.dynamic_sampling import with_dynamic_sampling
+from rex_rl.rollout.feed import RolloutFeed
+from rex_rl.run.checkpoints import StageCheckpoints
+from rex_rl.run.folder import SKIPPED, RunFolder
+from rex_rl.run.guards import GuardedLearner
+from rex_rl.run.lock import run_lock
+from rex_rl.run.log import RunLog
+from rex_rl.run.loss_budget import LossBudget
+from rex_rl.run.stopping import StopRequest
+from rex_rl.scoring.canaries import CanaryWatch
+from rex_rl.scoring.reward_rule import RewardRule
 from rex_rl.types import Record, Sampling
-from rex_rl.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
-    from actors.cluster import Cluster
+    from actors.cluster.cluster import Cluster
 
 
 def describe_plan(config: Config) -> str:
     """The actors a run would start and what they ask of the cluster, one line each; starts nothing."""
-    from actors.placement import plan_actors
+    from actors.cluster.placement import plan_actors
 
     lines = [
         f"{plan.count} x {plan.role}: {plan.num_cpus:g} CPU + {plan.num_gpus:g} GPU each"
@@ -56,9 +56,9 @@ def describe_plan(config: Config) -> str:
 
 
 def train(config: Config, *, accept_changes: bool = False) -> Path:
-    """Run the configured stages, or what an interrupted run left of them; returns the run's folder.
+    """Run the configured stages, or the rest of them after an interruption; returns the run's folder.
 
-    Everything a user can get wrong is looked at before any actor starts. Raises Stopped when SIGTERM asked it to end.
+    Everything a user can get wrong is checked before any actor starts. Raises Stopped when SIGTERM asked it to end.
     """
     begun = time.monotonic()
     model = resolve_model(config.model.path, max_model_len=config.rollout.max_model_len)
@@ -80,7 +80,7 @@ def train(config: Config, *, accept_changes: bool = False) -> Path:
 def _run_stages(
     config: Config, model: Path, data: DataSplit, run: RunFolder, log: RunLog, stop: StopRequest, begun: float
 ) -> None:
-    """What is left to do of the configured stages; where nothing is, no cluster is joined."""
+    """Run the configured stages that are not done; where none is left, no cluster is joined."""
     todo = [stage for stage in config.stages if not run.is_done(stage)]
     canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
     if "grpo" in todo:
@@ -95,7 +95,7 @@ def _run_stages(
 
 
 def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
-    """Log what a run starts from: changes of its configuration, how many records, and which are bad for what reason."""
+    """Log what a run starts from: changes of its configuration, number of records, bad records by reason."""
     for change in run.accepted:
         log.event("config_changed", change=change)
     reasons = Counter(bad.kind for bad in data.bad)
@@ -106,12 +106,12 @@ def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
 
 
 def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Cluster":
-    from actors.cluster import Cluster, connect
-    from actors.placement import plan_actors
+    from actors.cluster.cluster import Cluster, connect
+    from actors.cluster.placement import plan_actors
 
     roles = [plan.role for plan in plan_actors(config)]
     log.event("cluster", address=connect(config, roles))
-    stop.listen()  # Ray has put a handler of its own in place
+    stop.listen()  # Ray has set a handler of its own
     cluster = Cluster(config, str(model), roles=roles, tell=log.event)
     log.watch_steps(cluster.start_monitor().step)
     log.watch_steps(cluster.rollouts.goodput.step)
@@ -136,10 +136,10 @@ class _Stage:
         self._run, self._log, self._canaries, self._stop = run, log, canaries, stop
 
     def run(self, stage: Stage, model: Path) -> None:
-        """One stage from a model folder to a model folder; its last evaluation are its figures.
+        """Run one stage from a model folder to a model folder; its last evaluation gives its figures.
 
         Where the learner dies, it starts anew and the stage goes on from its last checkpoint, as a run that is
-        submitted again would: the rollout workers stay as they are.
+        submitted again would. The rollout workers stay as they are.
         """
         with self._run.timed(stage):
             losses = LossBudget(self._config.learner.max_losses_in_row)
@@ -210,8 +210,8 @@ class _Stage:
 
 
 def predict(model: Path, question: Record, max_answer_tokens: int) -> Prediction:
-    """What a model says about one image, greedily."""
-    from actors.rollout import answer_in_process
+    """A model's prediction for one image, decoded greedily."""
+    from actors.rollout.worker import answer_in_process
 
     folder = resolve_model(str(model))
     sampling = Sampling(num_answers=1, temperature=0.0, max_tokens=max_answer_tokens, seed=0)
@@ -223,7 +223,7 @@ def predict(model: Path, question: Record, max_answer_tokens: int) -> Prediction
 
 def evaluate_model(config: Config, model: Path) -> dict[str, float]:
     """Held-out figures of a model folder under a config's data and evaluation settings."""
-    from actors.cluster import Cluster, connect
+    from actors.cluster.cluster import Cluster, connect
 
     folder = resolve_model(str(model), max_model_len=config.rollout.max_model_len)
     data = load_split(config)
@@ -241,48 +241,48 @@ def evaluate_model(config: Config, model: Path) -> dict[str, float]:
 
 
 def run_status(address: str, run: str | None) -> Mapping[str, Any]:
-    """What a running job says of itself; see actors/monitor.py."""
-    from actors import controller
+    """The status a running job reports; see actors/cluster/monitor.py."""
+    from actors.cluster import controller
 
     return controller.run_status(address, run)
 
 
 def scale_run(address: str, run: str | None, rollouts: int) -> None:
-    """Ask a running job to have so many rollout workers."""
-    from actors import controller
+    """Ask a running job to have this many rollout workers."""
+    from actors.cluster import controller
 
     controller.scale_run(address, run, rollouts)
 
 
 def control(run: Path) -> Path:
-    """Continue a run's SFT for its GRPO's wall time, as a run of its own; returns that run's folder."""
+    """Continue a run's SFT for as long as its GRPO took, as a run of its own; returns that run's folder."""
     return train(control_config(run))
 
 
 def credits(runs: Sequence[Path], num_steps: int) -> list[Trial]:
-    """GRPO under each form of credit from the SFT model of each run; what is done already is read."""
+    """GRPO under each form of credit from the SFT model of each run; trials done already are read from disk."""
     todo = [(run, credit, trial_config(run, credit, num_steps)) for run in runs for credit in CREDITS]
     return [read_trial(run, train(config), credit) for run, credit, config in todo]
 
 
 def bench_sync() -> list[Figure]:
-    """Weights from a learner to two workers."""
-    from actors import bench_sync as bench
+    """Measure a weight sync from a learner to two workers."""
+    from actors.bench import sync as bench
 
     return bench.bench_sync()
 
 
 def bench_rollout() -> list[Figure]:
-    """A rollout worker against a bare engine."""
-    from actors import bench_rollout as bench
+    """Measure a rollout worker against a bare engine."""
+    from actors.bench import rollout as bench
 
     return bench.bench_rollout()
 
 
 def bench_step() -> list[Figure]:
-    """Rollout beside learning against one after the other."""
-    from actors import bench_step as held
-    from rex_rl.bench_step import StepBench, step_figures
+    """Measure steps with rollout beside learning against steps with one after the other."""
+    from actors.bench import step as held
+    from rex_rl.bench.step import StepBench, step_figures
 
     with held.held_cluster() as (cluster, config, model):
         return step_figures(StepBench(cluster, load_split(config).train, model))

@@ -1,12 +1,12 @@
-"""One SFT run: the same learner, the same log, true answers instead of sampled ones."""
+"""One SFT run: the same learner and log as GRPO; answers are the ground truth instead of samples."""
 
-from rex_rl.codec import Codec
-from rex_rl.config_schema import SftConfig
-from rex_rl.data import PromptStream, sft_batch
-from rex_rl.heldout import HeldOut
+from rex_rl.config.schema import SftConfig
+from rex_rl.data.stream import PromptStream, sft_batch
+from rex_rl.evaluation.heldout import HeldOut
 from rex_rl.interfaces import Learner, Progress, WeightSync
-from rex_rl.run_log import RunLog, StepTimer
-from rex_rl.schedule import due, learning_rate_factor
+from rex_rl.language.codec import Codec
+from rex_rl.learning.schedule import due, learning_rate_factor
+from rex_rl.run.log import RunLog, StepTimer
 
 
 def train(
@@ -33,10 +33,10 @@ def train(
 
         metrics = {name: mean.value for name, mean in learned.items()}
         log.step("sft", step, num_steps=config.num_steps, metrics=metrics, seconds=timer.seconds)
-        progress.after_step(step, learner)  # checkpoints; ends the run here when it was asked to
+        progress.after_step(step, learner)  # checkpoints; ends the run here if it was asked to
         if due(step, every=config.eval_every, last=config.num_steps):
             sync.publish(version=step)
             log.evaluation("sft", step, heldout.evaluate("sft", step))
-    if not heldout.figures:  # resumed behind the last step: only its evaluation is missing
+    if not heldout.figures:  # resumed after the last step: only its evaluation is missing
         sync.publish(version=step)
         log.evaluation("sft", step, heldout.evaluate("sft", step))

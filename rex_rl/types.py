@@ -1,8 +1,8 @@
 """The records that cross a process border. Frozen, picklable, one per thing; no parallel lists.
 
 Axes: T tokens of one answer, G answers of one prompt, P prompts of one step, N shapes, K numbers of one shape, J key
-points. Boxes are [x0, y0, x1, y1]; `bins` are on the 1,000-line grid of codec.py, `px` are pixels of the original
-image.
+points. Boxes are [x0, y0, x1, y1]; `bins` are on the 1,000-line grid of rex_rl/language/grid.py, `px` are pixels of the
+original image.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from rewards.masks import Mask
+from rewards.geometry.masks import Mask
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -25,30 +25,30 @@ class Object:
     """
 
     label: str
-    """The category, or in tasks that read text the text itself."""
+    """The category; in tasks that read text, the text itself."""
     bbox: Box | None = None
     """x0 < x1 and y0 < y1."""
     point: Point | None = None
-    """Where to point; tasks that point take the middle of `bbox`, or a place inside `mask`, where it is not given."""
+    """Where to point. Where it is None, pointing tasks take the middle of `bbox`, or a place inside `mask`."""
     polygon: tuple[Point, ...] | None = None
     """Three vertices or more, with area."""
     keypoints: Mapping[str, Point | None] | None = None
     """Every key point of the task by name, in its order; None for one that cannot be seen."""
     mask: Mask | None = None
-    """As large as the image."""
+    """Of the image's size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One image with its question and the true answer: a line of a data set."""
+    """One image with its question and its ground truth: a line of a data set."""
 
     id: str
     image: str
     """Absolute path of the image file."""
     task: str
-    """A key of `rex_rl.tasks.TASKS`."""
+    """A key of `rex_rl.language.tasks.TASKS`."""
     categories: tuple[str, ...]
-    """What is asked for; those without an object are answered `None`."""
+    """The categories asked for; the answer for one without an object is `None`."""
     objects: tuple[Object, ...]
     width: int
     """Pixels of the original image."""
@@ -56,7 +56,7 @@ class Record:
     source: str
     """`file:line` (JSONL) or `file#image_id` (COCO), for messages."""
     visual_prompt: tuple[Box, ...] = ()
-    """Examples of the category, in tasks that ask by them."""
+    """Example boxes of the category, in tasks that ask by example."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,7 +65,7 @@ class Record:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One of each object; where text is read, the text."""
+        """The label of each object; in tasks that read text, the text."""
         return tuple(thing.label for thing in self.objects)
 
 
@@ -82,44 +82,44 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How answers are drawn. Training uses top_p 1 and no top_k, so these numbers say it all."""
+    """How answers are drawn. Training uses top_p 1 and no top_k, so these numbers are all."""
 
     num_answers: int
     temperature: float
     """0 is greedy."""
     max_tokens: int
     seed: int
-    """Answer i of a prompt is drawn with seed + i, whatever becomes of the others."""
+    """Answer i of a prompt is drawn with seed + i, independently of the others."""
     max_repeats: int = 0
-    """Near-repeats in a row (see `rex_rl.repeats`) at which an answer is given up; 0 never does."""
+    """Near-repeats in a row (see `rex_rl.language.repeats`) at which an answer is ended; 0: never."""
 
 
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
     STOP = "stop"
-    """The model said the end token, which is the answer's last token."""
+    """The model wrote the end token, which is the answer's last token."""
     LENGTH = "length"
     """The token limit cut it: a truncated answer."""
     LOOPED = "looped"
-    """It was given up while it was written, as it repeated itself: truncated like one that the limit cut."""
+    """It repeated itself and was ended while it was written: truncated like one that the limit cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the engine said to one prompt, once."""
+    """One answer of the engine to one prompt."""
 
     tokens_T: np.ndarray
-    """int64 ids, the end token included where the model said it."""
+    """int64 ids, the end token included where the model wrote it."""
     logprobs_T: np.ndarray
-    """float32 behaviour log-probabilities: of the distribution the token was drawn from (temperature, mask)."""
+    """float32 behaviour log-probabilities, under the distribution the token was drawn from (temperature, mask)."""
     versions_T: np.ndarray
-    """int64 weight version that wrote each token."""
+    """int64: the weight version that wrote each token."""
     finish_reason: FinishReason
 
     @property
     def oldest_version(self) -> int:
-        """The oldest weights that took part."""
+        """The oldest weight version that wrote a token."""
         return int(self.versions_T.min())
 
 
@@ -135,21 +135,22 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shapes:
-    """What an answer says, decoded from its token ids: N shapes of one geometry, in the order written."""
+    """The predictions of one answer, decoded from its token ids: N shapes of one geometry, in the order written."""
 
     labels: tuple[str, ...]
-    """[N] the category each shape stands under; in tasks that read text, the text."""
+    """[N] the category of each shape; in tasks that read text, the text."""
     bins_NK: np.ndarray
     """int64 [N, K] on the grid, as written (corners may be swapped).
 
-    Boxes have 4 numbers, points 2. Polygons have as many as the longest needs, the last vertex of a shorter one
-    repeated; [0, 6] for none. Key points have their box and then 2 for each of the J, -1 where one cannot be seen.
+    Boxes have 4 numbers, points 2. Polygons have as many as the longest needs, and a shorter one repeats its last
+    vertex; with no polygon the array is [0, 6]. Key points have their box and then 2 numbers for each of the J, -1
+    where one cannot be seen.
     """
     spans_N2: np.ndarray
-    """int64 [N, 2] tokens [start, end) of each shape, the separator before it included; in tasks that read text, all in
-    front of it that says its text."""
+    """int64 [N, 2] tokens [start, end) of each shape, with the separator before it; in tasks that read text, with all
+    tokens before it that give its text."""
     faults: tuple[str, ...]
-    """Named faults of the answer, see `rex_rl.answer_reader.FAULTS`; empty when it is well formed."""
+    """Named faults of the answer, see `rex_rl.language.answer_reader.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()
     """Categories answered `None`."""
 
@@ -160,8 +161,9 @@ class Scores:
 
     total_G: np.ndarray
     terms_G: Mapping[str, np.ndarray]
-    gains_GN: tuple[np.ndarray, ...]
-    """[G] of [N]: what each said shape added to the reward, in the order written; empty where credit is off."""
+    credits_GN: tuple[np.ndarray, ...]
+    """[G] of [N]: credit of each predicted shape (what it added to the reward), in the order written; empty where
+    credit is off."""
     shapes_G: tuple[Shapes, ...]
 
 
@@ -173,7 +175,8 @@ class ScoredAnswer:
     advantages_T: np.ndarray
     """float32 advantage of every token (SFT: ones)."""
     token_weight: float
-    """What each of its tokens counts in the step's loss; a step's sum to 1, but for `token_weighting: constant`."""
+    """Weight of each of its tokens in the step's loss; a step's weights sum to 1, except under `token_weighting:
+    constant`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,13 +188,13 @@ class TrainGroup:
 
     @property
     def num_answer_tokens(self) -> int:
-        """Tokens the loss is taken over."""
+        """Number of tokens the loss is taken over."""
         return sum(scored.answer.tokens_T.size for scored in self.answers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mean:
-    """A mean that can still be joined with others: it keeps its sum and its count."""
+    """A mean that can be joined with others, because it keeps its sum and its count."""
 
     total: float
     count: float
@@ -201,5 +204,5 @@ class Mean:
 
     @property
     def value(self) -> float:
-        """The mean; NaN of nothing."""
+        """The mean; NaN for a count of 0."""
         return self.total / self.count if self.count else float("nan")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
-from rex_rl.codec import Codec
-from rex_rl.vocabulary import Vocabulary, load_vocabulary
-from tests.faulty_job import NUM_STEPS, OVERRIDES, FaultyJob, StartJob
+from rex_rl.language.codec import Codec
+from rex_rl.language.vocabulary import Vocabulary, load_vocabulary
+from tests.support.faulty_job import NUM_STEPS, OVERRIDES, FaultyJob, StartJob
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rex_rl.config import load_config
+from rex_rl.config.load import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from rex_rl.config_schema import SHAPES_TASKS
-from rex_rl.evaluation import METRICS
-from rex_rl.run_log import read_metrics
-from rex_rl.tasks import TASKS
-from tests.faulty_job import FaultyJob
+from rex_rl.config.schema import SHAPES_TASKS
+from rex_rl.evaluation.figures import METRICS
+from rex_rl.language.tasks import TASKS
+from rex_rl.run.log import read_metrics
+from tests.support.faulty_job import FaultyJob
 
 pytestmark = pytest.mark.engine
 
 PHOTOS = Path(__file__).parent / "fixtures" / "photos"
 FinishedRun = tuple[Path, subprocess.CompletedProcess[str]]
-"""Its folder, and how its command ended."""
+"""(the run's folder, how its command ended)."""
 
 
 def rex_rl(*arguments: str, root: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -56,9 +56,9 @@ def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
 
 
 def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -> None:
-    """`predict` prints JSON alone on standard output and draws; a model three steps old need not be right.
+    """`predict` prints JSON alone on standard output and draws; after three steps the model need not be right.
 
-    Beside the longest prompt the answer asks for more tokens than the model was made for; it takes what is left.
+    With the longest prompt, the answer's limit exceeds the model's context; the answer takes what is left.
     """
     image = next((finished.parent / "data").glob("*/images/heldout_000000.png"))
     out = tmp_path / "drawn.png"
@@ -71,8 +71,8 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
 
 
 def write_figures(folder: Path) -> Path:
-    """Records of what the synthetic world does not draw: key points and polygons, on blank images."""
-    for i in range(5):  # all records of an image stand on one side of the split
+    """Write records that the synthetic world does not draw: key points and polygons, on blank images."""
+    for i in range(5):  # all records of an image are on one side of the split
         Image.new("RGB", (196, 196)).save(folder / f"blank{i}.png")
     names = TASKS["keypoint_person"].keypoints
     person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(names) | {names[0]: [50, 20]}}
@@ -91,7 +91,7 @@ def write_figures(folder: Path) -> Path:
 def small_runs(
     root: Path, tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]
 ) -> dict[str, FinishedRun]:
-    """Runs of both stages side by side, as each waits for one process after the other to start."""
+    """Runs of both stages in parallel, as each spends its time waiting for processes to start."""
     folder = tmp_path_factory.mktemp("small")
     overrides = {
         "figures": (
@@ -127,7 +127,7 @@ def ended_well(run: FinishedRun) -> tuple[Path, dict[str, Any]]:
 
 
 def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, FinishedRun]) -> None:
-    """A user's own data: nothing but the config's two paths; both stages, evaluation, overlap by one step."""
+    """A user's own data, set by two paths of the config alone; both stages, evaluation, overlap by one step."""
     folder, summary = ended_well(small_runs["photos"])
     assert summary["grpo"]["num_images"] >= 1
     steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if row.get("stage") == "grpo"]
@@ -135,7 +135,7 @@ def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, F
 
 
 def test_four_tasks_train_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
-    """Both stages on a mix: rewards by task, advantages in units of their task, figures and gains by task."""
+    """Both stages on a mix of tasks: rewards, figures and gains by task, advantages in units of their task."""
     folder, summary = ended_well(small_runs["mix"])
     assert summary["grpo"]["num_images"] == 8
     assert {f"{task}/f1_miou" for task in SHAPES_TASKS} | {"ocr_box/text_similarity"} <= set(summary["grpo"])

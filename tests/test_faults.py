@@ -1,7 +1,7 @@
-"""Faults from outside: the job ends well, no prompt is lost or used twice, and the numbers are those of a quiet run.
+"""Faults from outside: the job ends well, no prompt is lost or used twice, and the metrics equal those of a quiet run.
 
-With `deterministic` and `max_staleness` 0 a run repeats to the bit on CPU, so equal metrics in every step say at once
-that every prompt of the stream was used exactly once, under the right weights.
+With `deterministic` and `max_staleness` 0 a run repeats to the bit on CPU. So equal metrics in every step prove that
+every prompt of the stream was used exactly once, under the right weights.
 """
 
 import json
@@ -13,15 +13,15 @@ from statistics import mean
 
 import pytest
 
-from rex_rl.guards import GROUPS
+from rex_rl.run.guards import GROUPS
 from rex_rl.shapes.world import write_split
-from tests.breaking_rank import FOLDER, NAN_LOSS, NAN_WEIGHTS, notes, position
-from tests.faulty_job import ROLES, FaultyJob, StartJob, differences, learned
-from tests.poison import write_poisoned
+from tests.support.breaking_rank import FOLDER, NAN_LOSS, NAN_WEIGHTS, notes, position
+from tests.support.faulty_job import ROLES, FaultyJob, StartJob, differences, learned
+from tests.support.poison import write_poisoned
 
 pytestmark = pytest.mark.engine
 SAMPLED = ("reward", "reward_std", "rewards/f1/mean")
-"""Of a step's line: what its answers say, whether or not they were learned from."""
+"""Metrics of a step that depend on its answers alone, whether or not they were learned from."""
 
 
 def test_workers_of_every_role_are_killed_and_the_numbers_stay(start_job: StartJob, quiet_job: FaultyJob) -> None:
@@ -31,7 +31,7 @@ def test_workers_of_every_role_are_killed_and_the_numbers_stay(start_job: StartJ
         job.wait_for_step(step)
         job.strike(role)
     job.finish()
-    assert differences(job, quiet_job, steps=range(1, 9)) == []  # with a constant learning rate, whatever comes after
+    assert differences(job, quiet_job, steps=range(1, 9)) == []  # constant learning rate: any steps may follow
     assert job.events("rollout_worker_lost")
     assert job.events("learner_lost")
 
@@ -76,15 +76,15 @@ def test_numbers_break_the_disk_is_full_and_wandb_is_away(
     start_job: StartJob, quiet_job: FaultyJob, tmp_path: Path
 ) -> None:
     """No connection to W&B; no room for metrics, checkpoints and samples for some steps, one of them evaluated; weights
-    that are no numbers; a loss that is none. All steps before that one are those of the quiet run to the bit, those
-    after it within its noise, and every prompt is learned from, or kept with the skipped step, once."""
+    that are not finite; a loss that is not finite. Steps before that loss equal the quiet run's to the bit, steps after
+    it within its noise. Every prompt is learned from once, or kept with the skipped step."""
     job = start_job(
         "broken",
         "wandb.mode=online",
         "grpo.eval_every=5",
         num_steps=16,
-        module="tests.breaking_rank",
-        WANDB_MODE="online",  # the tests' own says `offline`
+        module="tests.support.breaking_rank",
+        WANDB_MODE="online",  # the tests' default is `offline`
         WANDB_BASE_URL="http://127.0.0.1:9",  # the discard port: nobody listens
         WANDB_API_KEY="0123456789abcdef" * 3,
         **{FOLDER: str(tmp_path)},
@@ -93,7 +93,7 @@ def test_numbers_break_the_disk_is_full_and_wandb_is_away(
     job.limit_files(0)
     job.wait_for(lambda: "grpo 5, held-out" in job.said())
     job.limit_files(None)
-    job.wait_for_step(len(job.steps()) + 2)  # the one of the two that is not the newest has its checkpoint
+    job.wait_for_step(len(job.steps()) + 2)  # the older of the two then has its checkpoint
     (tmp_path / NAN_WEIGHTS).touch()
     job.wait_for(lambda: job.events("resumed"))
     job.wait_for_step(len(job.steps()) + 2)
@@ -112,7 +112,7 @@ def test_numbers_break_the_disk_is_full_and_wandb_is_away(
     assert differences(job, quiet_job, steps=[row["step"] for row in job.steps() if row["step"] < step]) == []
     calls = notes(tmp_path)
     steps = list(dict.fromkeys(calls))
-    assert len(calls) == len(steps) + 1  # that which broke the weights is repeated
+    assert len(calls) == len(steps) + 1  # the call that broke the weights is repeated
     assert [prompt for prompts in steps for prompt in prompts] == list(range(4 * 16))
     kept = (job.folder / "skipped" / f"grpo_{step:06d}" / GROUPS).read_text().splitlines()
     assert sorted(position(json.loads(line)["prompt"]["uid"]) for line in kept) == list(steps[step - 1])
@@ -132,13 +132,13 @@ def test_numbers_break_the_disk_is_full_and_wandb_is_away(
     [(10, 2, 30), pytest.param(2, 130, 260, id="a kill in three minutes")],  # where a step takes 1.4 s
 )
 def test_kills_of_rollout_workers(start_job: StartJob, num_kills: int, every: int, num_steps: int) -> None:
-    """Idle, in prefill, in decode, in a sync: wherever chance has it; some are stopped instead of killed."""
+    """At random moments: idle, in prefill, in decode, in a sync; some are stopped instead of killed."""
     rng = random.Random(4)
     quiet = start_job(f"quiet{num_steps}", num_steps=num_steps)
     quiet.finish(timeout_s=3_600)
     job = start_job(f"kills{num_kills}", num_steps=num_steps)
     for number in range(num_kills):
-        job.wait_for_step(1 + every * number, timeout_s=1_800, poll_s=every / 100)  # to read a long log costs time
+        job.wait_for_step(1 + every * number, timeout_s=1_800, poll_s=every / 100)  # reading a long log takes time
         time.sleep(rng.uniform(0, 2))
         job.strike("rollout", sign=signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL, which=rng.randrange(2))
     job.finish(timeout_s=3_600)
@@ -157,7 +157,7 @@ def test_the_driver_is_killed_at_twenty_random_points(start_job: StartJob) -> No
     took_s = json.loads((quiet.folder / "summary.json").read_text())["wall_s"]
     job = start_job("driver", num_steps=60)
     num_done: list[int] = []
-    for number in range(20):  # whatever the machine's speed, the run outlasts them: a kill comes after some 2 steps
+    for number in range(20):  # at any machine speed the run outlasts them: a kill comes after some 2 steps
         done = max(num_done, default=0)
         if number % 2:
             job.wait_for_step(1 + done)
@@ -177,7 +177,7 @@ def test_the_driver_is_killed_at_twenty_random_points(start_job: StartJob) -> No
 
 @pytest.mark.soak
 def test_both_ranks_of_a_learner_are_killed_and_one_is_stopped(start_job: StartJob) -> None:
-    """One after the other, under ZeRO-2; the other rank would wait in its collective for ever."""
+    """One after the other, under ZeRO-2, where the other rank would wait in its collective for ever."""
     overrides = (
         "learner.hang_timeout_s=30",
         "learner.num_ranks=2",
@@ -198,7 +198,7 @@ def test_both_ranks_of_a_learner_are_killed_and_one_is_stopped(start_job: StartJ
 
 @pytest.mark.soak
 def test_a_run_with_one_record_in_twenty_poisoned_is_the_one_without_them(start_job: StartJob, tmp_path: Path) -> None:
-    """Each is counted by its reason and put aside; the run's numbers are those of the clean data, to the bit."""
+    """Each bad record is counted by reason and put aside; the metrics equal those of the clean data to the bit."""
     file = write_split(tmp_path / "shapes", name="good", num_images=1, seed=0)
     good = json.loads(file.read_text())
     poisoned = write_poisoned(tmp_path, [good], pixels=(file.parent / good["image"]).read_bytes())

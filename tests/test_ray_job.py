@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.engine
 
@@ -57,7 +57,7 @@ class Head:
         return done
 
     def close(self) -> None:
-        self._process.terminate()  # it ends the others in order; told all at once, they wait for each other 30 s
+        self._process.terminate()  # it ends the others in order; signalled all at once, they wait 30 s for each other
         self._process.wait(timeout=60)
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The throw-away head that teaches the small base's vision tower: every image token tells what is in its cell."""
+"""The throw-away head that teaches the small base's vision tower: every image token predicts what is in its cell."""
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ BELL_BINS, LOGIT_SCALE = 4.0, 8.0
 
 
 class DenseHead(torch.nn.Module):
-    """What every image token is asked: is a centre in my cell, of which label, and where are the box's four sides.
+    """Predicts for every image token: is a centre in its cell, of which label, and where are the box's four sides.
 
-    Sides are told in the language model's own coordinate embeddings, so that what it later has to say is in the image
-    tokens already, one linear map away; targets are bells of a few bins, so that near is better than far.
+    Sides are predicted in the language model's own coordinate embeddings, so that image tokens already hold what the
+    model later has to write, one linear map away; targets are bells of a few bins, so that near is better than far.
     """
 
     bins_V: torch.Tensor
@@ -53,7 +53,7 @@ class DenseHead(torch.nn.Module):
         )
 
     def _letter_loss(self, features_KH: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        """Which letter has its middle in each quarter of a cell; 0 is none. Asked of words alone."""
+        """Loss on the letter whose middle is in each quarter of a cell (0 is none); for scenes of words only."""
         written_B = [is_written(scene) for scene in scenes]
         if not any(written_B):
             return features_KH.new_zeros(())

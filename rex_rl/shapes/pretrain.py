@@ -3,13 +3,13 @@
     python -m rex_rl.shapes.pretrain --out DIR --schedule dense:600,names:300,language:900,joint:3000
     python -m rex_rl.shapes.pretrain --out DIR --start rex_rl/shapes/base --schedule joint:900    # train it on
 
-What it is asked, all in plain text, stands in rex_rl/shapes/questions.py. It has never seen the grammar of an answer,
-nor been asked for some labels and not for others; SFT teaches those.
+Its questions, all in plain text, are in questions.py. It has never seen the grammar of an answer, nor been asked for
+some labels and not for others; SFT teaches those.
 
-Left to itself a model this small does not localise within an hour on two cores, so it is taught in phases (seconds
-each, in `--schedule`): `dense` trains the vision tower alone, every image token telling what is in its cell and where
-(the linear head is thrown away); `names` and `language` train the language model alone, on pictures most of which the
-tower has looked at before, first where the one object of a label is, then everything; `joint` trains all of it.
+On its own a model this small does not localise within an hour on two cores, so it is taught in phases (seconds each,
+in `--schedule`): `dense` trains the vision tower alone: every image token predicts what is in its cell and where (the
+linear head is thrown away). `names` and `language` train the language model alone, on pictures most of which the tower
+has encoded before: first the place of a label's only object, then all questions. `joint` trains all of it.
 
 The shipped base came from several calls in that order while this file was being written, on two cores: the early ones
 on a world of nine labels, with AdamW; then six of `joint` with Muon, 135 minutes together on a busy machine; and one of
@@ -30,7 +30,9 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from rex_rl.model import ForwardInputs, ImagePreparer, answer_stats, collate, load_policy, pack_group
+from rex_rl.language.tasks import chat_prompt
+from rex_rl.language.vocabulary import NUM_BINS, Vocabulary, load_vocabulary
+from rex_rl.policy.model import ForwardInputs, ImagePreparer, answer_stats, collate, load_policy, pack_group
 from rex_rl.shapes.dense_head import CELLS, DenseHead
 from rex_rl.shapes.muon import Muon, split_weights
 from rex_rl.shapes.questions import Asked, ask_by_kind, ask_everything, ask_names
@@ -44,8 +46,6 @@ from rex_rl.shapes.world import (
     sample_scene,
     sample_words,
 )
-from rex_rl.tasks import chat_prompt
-from rex_rl.vocabulary import NUM_BINS, Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
 CROWDED = SceneKind(min_objects=1)
 MANY_LABELS = SceneKind(min_objects=3, max_labels=len(LABELS), column_share=0.25)
 WORDS_SHARE = 0.2
-"""Of the scenes that `dense` and `joint` look at."""
+"""Share of words among the scenes of `dense` and `joint`."""
 BATCH, FRESH_PER_STEP = 8, 4
 NUM_SEEN = 3000
-"""A step of the language phases asks about some fresh pictures and some of those seen last, which cost no look."""
+"""Pictures kept: a step of the language phases asks about some fresh ones and some of these, encoded already."""
 Ask = Callable[[np.random.Generator, Scene], Asked]
 
 
@@ -84,7 +84,7 @@ def draw_batch(
 
 
 def patchify(images: list[Image.Image]) -> tuple[torch.Tensor, np.ndarray]:
-    """What the model folder's processor makes of images that need no resizing, four times as fast.
+    """The patches that the model folder's processor makes of images that need no resizing, four times as fast.
 
     Patches of 14 px in 2 x 2 squares, each repeated for the two frames of Qwen's temporal patch.
     """
@@ -96,7 +96,7 @@ def patchify(images: list[Image.Image]) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def check_patchify(processor: ImagePreparer) -> None:
-    """Stop at once should the processor ever do something else than :func:`patchify`."""
+    """Raise AssertionError if the processor does something else than :func:`patchify`."""
     rng = np.random.default_rng(0)
     images = [draw_scene(rng, sample_scene(rng, SceneKind()))]
     (own, _), (theirs, _) = patchify(images), processor.many(images)
@@ -134,7 +134,7 @@ class Trainer:
         return self.head.loss(features_KH, scenes)
 
     def names(self) -> torch.Tensor:
-        """Language model alone, on scenes with one object a label: finds an object by what it looks like."""
+        """Language model alone, on scenes with one object a label: teaches to find an object by its looks."""
         return self._recall(ask_names, share_distinct=1.0)
 
     def language(self) -> torch.Tensor:
@@ -147,7 +147,7 @@ class Trainer:
         return self._answer(scenes, features_KH, ask_by_kind) + 0.5 * self.head.loss(features_KH, scenes)
 
     def forget(self) -> None:
-        """Drop the pictures looked at: the next phase wants others, or the tower has changed."""
+        """Drop the pictures kept: the next phase wants others, or the tower has changed."""
         self._seen = []
 
     def _recall(self, ask: Ask, *, share_distinct: float) -> torch.Tensor:

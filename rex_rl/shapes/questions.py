@@ -1,13 +1,13 @@
-"""What the small base is asked about a picture, in plain text: the grammar of an answer is left to SFT.
+"""Questions to the small base about a picture, in plain text: the grammar of an answer is left to SFT.
 
-Of shapes: where the only object of a label is, or the leftmost of each that the user names ("no" where there is none),
-what stands at a point, which object of a label comes next to the right of one, and a description of everything, from
-left to right or name by name. Of words: what is written at a point, where a word stands, and all of them.
+About shapes: where the only object of a label is, or the leftmost of each that the user names ("no" where there is
+none), what stands at a point, which object of a label comes next to the right of one, and a description of everything,
+from left to right or name by name. About words: what is written at a point, where a word stands, and all of them.
 """
 
 import numpy as np
 
-from rex_rl.grid import quantise
+from rex_rl.language.grid import quantise
 from rex_rl.shapes.world import IMAGE_SIDE_PX, LABELS, Scene
 
 QUESTION, READ = "Describe the picture.", "Read the words."
@@ -16,7 +16,7 @@ NAME_START, NAME_END = "<|object_ref_start|>", "<|object_ref_end|>"
 NUM_NEXT = 3
 NUM_WORDS_ASKED = 4
 CAPTION_SHARE = 0.25
-"""Of the captions from left to right; the others go by name. Of nothing else a model learns to pass over labels."""
+"""Share of captions from left to right; the others go by name, and only these teach a model to pass over labels."""
 Question = tuple[str, str]
 """(given, wanted) texts; only the wanted one is learned."""
 Asked = tuple[str, list[Question]]
@@ -34,7 +34,7 @@ def describe(scene: Scene) -> str:
 
 
 def describe_by_name(rng: np.random.Generator, scene: Scene) -> str:
-    """The caption told label after label, each from left to right; whatever is there, in any order of labels."""
+    """The caption of all objects, label after label in random order, each label's from left to right."""
     boxes, order = coordinates(scene), left_to_right(scene)
     names = [str(name) for name in rng.permutation(sorted(set(scene.labels)))]
     return ". ".join(name + ", ".join(boxes[i] for i in order if scene.labels[i] == name) for name in names)
@@ -51,7 +51,7 @@ def coordinates(scene: Scene) -> list[str]:
 
 
 def left_to_right(scene: Scene) -> list[int]:
-    """The objects by x0; ties stay in the scene's order, which says nothing."""
+    """The objects by x0; ties stay in the scene's order, which is random."""
     return list(np.argsort(grid_boxes(scene)[:, 0], kind="stable").tolist())
 
 
@@ -65,8 +65,8 @@ def ask_names(rng: np.random.Generator, scene: Scene) -> Asked:
 def ask_everything(rng: np.random.Generator, scene: Scene) -> Asked:
     """What is at a point, what comes next, the description, and where the leftmost of each name in the user's turn is.
 
-    The names teach to read: under one and the same question a model learns to ignore it. A name in the answer
-    stands between Qwen's own marks for one (`<|object_ref_start|>`), which a real base has seen too; under a mark of
+    The names teach reading: a model that always gets the same question learns to ignore it. A name in the answer
+    stands between Qwen's own delimiters (`<|object_ref_start|>`), which a real base has seen too; with a delimiter of
     ours it was learned just as well and then not used (150 SFT steps named the right label 3 times in 10).
     """
     boxes, bins_N4 = coordinates(scene), grid_boxes(scene)
@@ -106,7 +106,7 @@ def ask_words(rng: np.random.Generator, scene: Scene) -> Asked:
 
 
 def ask_by_kind(rng: np.random.Generator, scene: Scene) -> Asked:
-    """What suits a scene: words are read, shapes are told."""
+    """Questions about words for a scene of words, about shapes for any other."""
     return ask_words(rng, scene) if is_written(scene) else ask_everything(rng, scene)
 
 

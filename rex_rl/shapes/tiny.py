@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rex_rl.cpu_repair import repair
+from rex_rl.language.vocabulary import COORDINATE_TOKENS
+from rex_rl.policy.cpu_repair import repair
 from rex_rl.shapes.world import LABELS
-from rex_rl.vocabulary import COORDINATE_TOKENS
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -124,8 +124,8 @@ def build_config(tokenizer: Tokenizer) -> "Qwen2_5_VLConfig":
 def build_model(tokenizer: Tokenizer, *, seed: int) -> "Qwen2_5_VLForConditionalGeneration":
     """A freshly initialised model whose coordinate rows start as smooth Fourier features of their value.
 
-    Neighbouring coordinates then begin alike, which is what a trained Rex-Omni's rows look like; from independent
-    rows the tiny model spends most of its training discovering that 500 and 501 are neighbours.
+    Neighbouring coordinates then begin alike, as in the rows of a trained Rex-Omni; from independent rows the tiny
+    model spends most of its training discovering that 500 and 501 are neighbours.
     """
     repair()
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -195,7 +195,7 @@ def _write_json(path: Path, value: dict[str, object]) -> None:
 
 def default_tokenizer() -> Tokenizer:
     """The tokenizer of the shapes world: its prompts and labels, learned from a fixed corpus."""
-    from rex_rl.tasks import TASKS
+    from rex_rl.language.tasks import TASKS
 
     corpus = [
         "You are a helpful assistant",

@@ -8,13 +8,13 @@ import pytest
 from pycocotools import mask as coco_mask
 from shapely import area
 
-from rewards import Said, Truth
+from rewards import Predictions, Truth
 from rewards.duplicates import near_pairs
-from rewards.masks import Mask
-from rewards.polygons import regions
+from rewards.geometry.masks import Mask
+from rewards.geometry.polygons import regions
 from rewards.values import read_shapes
 
-Scene = tuple[Said, Truth]
+Scene = tuple[Predictions, Truth]
 SceneMaker = Callable[[np.random.Generator, str], Scene]
 
 KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
@@ -46,19 +46,19 @@ def build_truth() -> Callable[..., Truth]:
 
 @pytest.fixture(scope="session")
 def keep_distinct() -> Callable[..., list[int]]:
-    """`keep_distinct(kind, labels, shapes)` names shapes of which no two of a label are near-copies."""
+    """`keep_distinct(kind, labels, shapes)` names shapes of which no two of a label are near-duplicates."""
     return distinct
 
 
 def make_scene(rng: np.random.Generator, kind: str) -> Scene:
-    """Up to 6 truths and 10 said shapes of 1 to 3 labels in a crowd, with copies, chains, giants and odd shapes."""
+    """Up to 6 truths and 10 predictions of 1 to 3 labels in a crowd, with duplicates, chains, giants and odd shapes."""
     num_labels = int(rng.integers(1, 4))
     truth = _random_truth(rng, kind, num_labels)
-    num_said = int(rng.integers(0, 11))
+    num_predicted = int(rng.integers(0, 11))
     shapes: list[np.ndarray] = []
     labels: list[str] = []
-    for _ in range(num_said):
-        shape, label = _said_shape(rng, kind, truth, shapes, labels, num_labels)
+    for _ in range(num_predicted):
+        shape, label = _predicted_shape(rng, kind, truth, shapes, labels, num_labels)
         shapes.append(shape)
         labels.append(label)
     absent = tuple(name for name in CATEGORIES if rng.random() < 0.5)
@@ -118,9 +118,9 @@ def distinct(kind: str, labels: list[str], shapes: list[np.ndarray]) -> list[int
         sound_N = np.ones(len(shapes), dtype=np.bool_)
     else:
         sound_N = (bins_NK[:, :2] < bins_NK[:, 2:4]).all(axis=1)
-    said = SimpleNamespace(labels=("",) * len(shapes), bins_NK=bins_NK, faults=(), absent=())
+    predicted = SimpleNamespace(labels=("",) * len(shapes), bins_NK=bins_NK, faults=(), absent=())
     names = ["" if kind.startswith("text_") else label for label in labels]
-    pairs = near_pairs(read_shapes([said], [bare]), np.unique(names, return_inverse=True)[1])
+    pairs = near_pairs(read_shapes([predicted], [bare]), np.unique(names, return_inverse=True)[1])
     near_NN = np.zeros((len(shapes), len(shapes)), dtype=np.bool_)
     near_NN[pairs[:, 0], pairs[:, 1]] = near_NN[pairs[:, 1], pairs[:, 0]] = True
     kept: list[int] = []
@@ -131,7 +131,7 @@ def distinct(kind: str, labels: list[str], shapes: list[np.ndarray]) -> list[int
 
 
 def _random_truth(rng: np.random.Generator, kind: str, num_labels: int) -> Truth:
-    """Truths of which no two of a label are near-copies, nearly all overlapping."""
+    """Truths of which no two of a label are near-duplicates, nearly all overlapping."""
     num = int(rng.integers(0, 7))
     shapes = [new_shape(rng, geometry_of(kind)) for _ in range(num)]
     labels = [_label(rng, kind, num_labels) for _ in range(num)]
@@ -166,18 +166,18 @@ def new_shape(rng: np.random.Generator, geometry: str) -> np.ndarray:
 
 
 def shift(rng: np.random.Generator, geometry: str, shape_K: np.ndarray, reach: int) -> np.ndarray:
-    """The shape with every number moved by up to so many bins; what is not visible stays so."""
+    """The shape with every number moved by up to `reach` bins; what is not visible stays so."""
     moved_K = np.clip(shape_K + rng.integers(-reach, reach + 1, len(shape_K)), 0, 999)
     return np.where(shape_K < 0, -1, moved_K) if geometry == "keypoints" else moved_K
 
 
-def _said_shape(
+def _predicted_shape(
     rng: np.random.Generator, kind: str, truth: Truth, shapes: list[np.ndarray], labels: list[str], num_labels: int
 ) -> tuple[np.ndarray, str]:
-    """A copy or a neighbour of what was said, a shifted truth, or something new; now and then odd."""
+    """A duplicate or neighbour of an earlier prediction, a shifted truth, or something new; now and then odd."""
     geometry = geometry_of(kind)
     draw = rng.random()
-    if draw < 0.45 and shapes:  # every third an exact copy, the others links of a chain
+    if draw < 0.45 and shapes:  # every third an exact duplicate, the others links of a chain
         source = int(rng.integers(len(shapes)))
         shape, label = shapes[source], labels[source]
         reach = 0 if draw < 0.15 else 4 if geometry == "point" else 12

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rewards import REWARDS, RewardWeights, Said, Truth, score_group, score_groups
-from rewards.masks import Mask
+from rewards import REWARDS, Predictions, RewardWeights, Truth, score_group, score_groups
+from rewards.geometry.masks import Mask
 
-SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
+SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
@@ -18,8 +18,10 @@ BOX, OTHER, GIANT = [100, 100, 300, 300], [500, 500, 700, 700], [0, 0, 999, 999]
 TRUTH = Truth(("a", "b"), np.array([BOX, OTHER]), ("a", "b", "c"))
 
 
-def answer(*shapes: tuple[str, list[int]], faults: tuple[str, ...] = (), absent: tuple[str, ...] = ("c",)) -> Said:
-    """An answer of labelled boxes that says `None` for c unless told otherwise."""
+def answer(
+    *shapes: tuple[str, list[int]], faults: tuple[str, ...] = (), absent: tuple[str, ...] = ("c",)
+) -> Predictions:
+    """An answer of labelled boxes with `None` for c unless told otherwise."""
     bins_NK = np.array([shape for _, shape in shapes], dtype=np.int64).reshape(-1, 4)
     bins_NK.flags.writeable = False  # as Ray's object store hands them out
     return SimpleNamespace(labels=tuple(label for label, _ in shapes), bins_NK=bins_NK, faults=faults, absent=absent)
@@ -35,7 +37,7 @@ HAND_TABLE = {
         answer(("b", OTHER), ("a", BOX), ("c", BOX), absent=()),
         {"f1": 4 / 5, "surplus": 0.5, "rejection": 1.0, "count_error": 0.5},
     ),
-    "a copy": (answer(("a", BOX), ("a", BOX)), {"f1": 2 / 4, "duplicates": 0.5}),
+    "a duplicate": (answer(("a", BOX), ("a", BOX)), {"f1": 2 / 4, "duplicates": 0.5}),
     "the same box under two labels": (answer(("a", BOX), ("b", BOX)), {"f1": 2 / 4}),
     "an unknown label counts": (
         answer(("a", BOX), ("b", OTHER), ("unicorn", BOX)),
@@ -53,8 +55,8 @@ HAND_TABLE = {
 @pytest.mark.parametrize("case", HAND_TABLE)
 def test_terms_by_hand(case: str) -> None:
     """Every term, and the total as their weighted sum."""
-    said, expected = HAND_TABLE[case]
-    scores = score_group([said], TRUTH, weights=WEIGHTS)
+    predicted, expected = HAND_TABLE[case]
+    scores = score_group([predicted], TRUTH, weights=WEIGHTS)
     names = ("f1", "duplicates", "surplus", "large", "rejection", "format", "truncated", "count_error")
     assert {name: float(scores.terms_G[name][0]) for name in names} == pytest.approx(
         {name: expected.get(name, 0.0) for name in names}
@@ -72,10 +74,10 @@ def test_a_giant_that_the_truth_explains_is_not_penalised() -> None:
 
 
 def test_counts_are_reported() -> None:
-    """What `rex-rl score` prints: shapes said whatever their label, true ones, copies beyond the first."""
-    said_G = [answer(), answer(*[("a", BOX)] * 5, ("unicorn", BOX))]
-    scores = score_group(said_G, TRUTH, weights=WEIGHTS)
-    assert scores.num_said_G.tolist() == [0, 6]
+    """What `rex-rl score` prints: predictions whatever their label, true shapes, duplicates."""
+    predicted_G = [answer(), answer(*[("a", BOX)] * 5, ("unicorn", BOX))]
+    scores = score_group(predicted_G, TRUTH, weights=WEIGHTS)
+    assert scores.num_predicted_G.tolist() == [0, 6]
     assert scores.num_duplicates_G.tolist() == [0, 4]
     assert scores.num_true == 2
 
@@ -86,33 +88,36 @@ def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, n
     rng = np.random.default_rng(40)
     for trial in range(8):
         scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(8)]
-        truth, said_G = scenes[0][1], [said for said, _ in scenes]
-        together = score_group(said_G, truth, weights=WEIGHTS, name=name)
-        alone_G = [score_group([said], truth, weights=WEIGHTS, name=name) for said in said_G]
+        truth, predicted_G = scenes[0][1], [predicted for predicted, _ in scenes]
+        together = score_group(predicted_G, truth, weights=WEIGHTS, name=name)
+        alone_G = [score_group([predicted], truth, weights=WEIGHTS, name=name) for predicted in predicted_G]
         for index, alone in enumerate(alone_G):
             assert together.total_G[index] == alone.total_G[0]
             assert {term: values[index] for term, values in together.terms_G.items()} == {
                 term: values[0] for term, values in alone.terms_G.items()
             }
-            np.testing.assert_array_equal(together.gains_GN[index], alone.gains_GN[0])
+            np.testing.assert_array_equal(together.credits_GN[index], alone.credits_GN[0])
 
 
 @pytest.mark.parametrize("kind", ["box", "point", "point_in_box", "polygon", "keypoints", "text_box"])
 def test_the_prompts_of_a_task_do_not_touch_each_other(random_scene: SceneMaker, kind: str) -> None:
-    """Scored in one call: what each group gets alone, one of them without an answer."""
+    """Scored in one call, each group gets what it gets alone; one group has no answer."""
     rng = np.random.default_rng(42)
     for name in REWARDS:
         scenes = [random_scene(rng, kind) for _ in range(7)]
-        said_PG, truth_P = [[scenes[i][0], scenes[i + 1][0]] for i in range(6)] + [[]], [truth for _, truth in scenes]
-        scores_P = score_groups(said_PG, truth_P, weights=WEIGHTS, name=name)
-        for scores, said_G, truth in zip(scores_P, said_PG, truth_P, strict=True):
-            alone = score_group(said_G, truth, weights=WEIGHTS, name=name)
+        predicted_PG, truth_P = (
+            [[scenes[i][0], scenes[i + 1][0]] for i in range(6)] + [[]],
+            [truth for _, truth in scenes],
+        )
+        scores_P = score_groups(predicted_PG, truth_P, weights=WEIGHTS, name=name)
+        for scores, predicted_G, truth in zip(scores_P, predicted_PG, truth_P, strict=True):
+            alone = score_group(predicted_G, truth, weights=WEIGHTS, name=name)
             assert scores.total_G.tolist() == alone.total_G.tolist()
             assert {term: values_G.tolist() for term, values_G in scores.terms_G.items()} == {
                 term: values_G.tolist() for term, values_G in alone.terms_G.items()
             }
-            for gains_N, expected_N in zip(scores.gains_GN, alone.gains_GN, strict=True):
-                assert gains_N.tolist() == expected_N.tolist()
+            for credits_N, expected_N in zip(scores.credits_GN, alone.credits_GN, strict=True):
+                assert credits_N.tolist() == expected_N.tolist()
     assert score_groups([], [], weights=WEIGHTS) == []
 
 
@@ -121,9 +126,9 @@ def test_large_groups_are_measured_in_parts() -> None:
     rng = np.random.default_rng(41)
     corners = rng.integers(0, (90, 900), (100, 2))
     truth = Truth(("a",) * 100, np.concatenate([corners, corners + rng.integers(10, 99, (100, 2))], axis=1), ("a",))
-    said_G = [answer(*(("a", box) for box in rng.permutation(truth.bins_NK)[:90].tolist())) for _ in range(5)]
-    together = score_group(said_G, truth, weights=WEIGHTS)
-    alone = [score_group([said], truth, weights=WEIGHTS).total_G[0] for said in said_G]
+    predicted_G = [answer(*(("a", box) for box in rng.permutation(truth.bins_NK)[:90].tolist())) for _ in range(5)]
+    together = score_group(predicted_G, truth, weights=WEIGHTS)
+    alone = [score_group([predicted], truth, weights=WEIGHTS).total_G[0] for predicted in predicted_G]
     assert together.total_G.tolist() == alone
 
 
@@ -131,7 +136,7 @@ def test_an_empty_group_has_empty_scores() -> None:
     """No answer, no score, no error."""
     scores = score_group([], TRUTH, weights=WEIGHTS)
     assert scores.total_G.shape == (0,)
-    assert scores.gains_GN == ()
+    assert scores.credits_GN == ()
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
@@ -191,7 +196,7 @@ def test_a_truth_that_no_answer_can_match_is_refused(case: str) -> None:
 
 
 def test_recognised_text_shares_the_value_of_a_place() -> None:
-    """A right box is worth the similarity of its text; read twice, whatever the texts, it is a copy."""
+    """A right box earns the similarity of its text; read twice, whatever the texts, it is a duplicate."""
     truth = Truth(("exit", "taxi"), np.array([BOX, OTHER]), ("word",), reads_text=True)
     answers = {
         "perfect": answer(("taxi", OTHER), ("exit", BOX), absent=()),
@@ -206,7 +211,7 @@ def test_recognised_text_shares_the_value_of_a_place() -> None:
     assert scores.num_duplicates_G.tolist() == [0, 0, 0, 1, 0]
     assert scores.terms_G["exact_text"].tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
     assert scores.terms_G["text_similarity"].tolist() == pytest.approx([1.0, 0.9, exchanged, 1.0, 0.0])
-    assert scores.terms_G["rejection"].tolist() == [0.0] * 5  # there is text: nobody owes a None
+    assert scores.terms_G["rejection"].tolist() == [0.0] * 5  # there is text: no None is expected
     assert truth.empty_categories == ()
     assert Truth((), np.zeros((0, 4)), ("word",), reads_text=True).empty_categories == ("word",)
 
@@ -217,7 +222,7 @@ def test_text_terms_are_there_only_where_labels_are_text() -> None:
 
 
 def test_shaping_tells_apart_boxes_that_miss() -> None:
-    """By default a miss is a miss; with a weight the nearer one is worth more, the perfect one still the maximum."""
+    """By default a miss is a miss; with a weight the nearer one earns more, the perfect one still the maximum."""
     truth = Truth(("a",), np.array([BOX]), ("a",))
     answers = [answer(("a", [left, 100, left + 200, 300])) for left in (100, 400, 700)]
     plain_G = score_group(answers, truth, weights=WEIGHTS).total_G
@@ -231,15 +236,15 @@ def test_shaping_tells_apart_boxes_that_miss() -> None:
 def test_a_point_is_right_inside_its_mask_or_box_and_on_itself() -> None:
     """The mask wins over the box; without either closeness counts. A true point off its mask is still right."""
     middle, lower_left, upper_left = [500, 0], [0, 999], [0, 0]
-    said_G = [
+    predicted_G = [
         SimpleNamespace(labels=("a",), bins_NK=np.array([point]), faults=(), absent=())
         for point in (middle, lower_left, upper_left)
     ]
     arguments = {"labels": ("a",), "bins_NK": np.array([upper_left]), "categories": ("a",)}
     everywhere = np.array([[0, 0, 999, 999]])
-    by_mask = score_group(said_G, Truth(**arguments, masks=(MASK,), boxes_N4=everywhere), weights=WEIGHTS)
-    by_small_box = score_group(said_G, Truth(**arguments, boxes_N4=np.array([[400, 0, 600, 9]])), weights=WEIGHTS)
-    by_distance = score_group(said_G, Truth(**arguments), weights=WEIGHTS)
+    by_mask = score_group(predicted_G, Truth(**arguments, masks=(MASK,), boxes_N4=everywhere), weights=WEIGHTS)
+    by_small_box = score_group(predicted_G, Truth(**arguments, boxes_N4=np.array([[400, 0, 600, 9]])), weights=WEIGHTS)
+    by_distance = score_group(predicted_G, Truth(**arguments), weights=WEIGHTS)
     assert by_mask.total_G.tolist() == [1.0, 1.0, 1.0]
     assert by_small_box.total_G.tolist() == [1.0, 0.0, 1.0]
     assert by_distance.total_G.tolist() == [0.0, 0.0, 1.0]
@@ -248,11 +253,11 @@ def test_a_point_is_right_inside_its_mask_or_box_and_on_itself() -> None:
 
 
 def test_two_points_in_one_mask_serve_one_truth() -> None:
-    """One-to-one: the second, too far to be a copy, is surplus."""
+    """One-to-one: the second, too far to be a near-duplicate, is surplus."""
     mask = Mask((1, 1), b"01")  # all of its one pixel
     truth = Truth(("a",), np.array([[500, 500]]), ("a",), masks=(mask,))
-    said = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[100, 100], [900, 900]]), faults=(), absent=())
-    scores = score_group([said], truth, weights=WEIGHTS)
+    predicted = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[100, 100], [900, 900]]), faults=(), absent=())
+    scores = score_group([predicted], truth, weights=WEIGHTS)
     assert scores.terms_G["f1"][0] == pytest.approx(2 / 3)
     assert scores.terms_G["surplus"][0] == 1.0
     assert scores.num_duplicates_G[0] == 0

@@ -6,21 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rewards import CREDITS, REWARDS, RewardWeights, Said, Truth, score_group
-from rewards.credit import in_order_gains, leave_one_out_gains, prefix_gains
+from rewards import CREDITS, REWARDS, Predictions, RewardWeights, Truth, score_group
+from rewards.credit import in_order_credits, leave_one_out_credits, prefix_credits
 from rewards.overlaps import measure
 
-SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
+SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
-GAINS = {"prefix": prefix_gains, "leave_one_out": leave_one_out_gains, "in_order": in_order_gains}
+CREDITS_N = {"prefix": prefix_credits, "leave_one_out": leave_one_out_credits, "in_order": in_order_credits}
 WEIGHTS = RewardWeights()
 SHAPES_ONLY = RewardWeights(format=0.0, truncated=0.0)
 BOX = [100, 100, 300, 300]
 
 
-def rewards_of_parts(answer: Said, truth: Truth, parts: list[list[int]], name: str = "matched") -> np.ndarray:
+def rewards_of_parts(answer: Predictions, truth: Truth, parts: list[list[int]], name: str = "matched") -> np.ndarray:
     """[P] the reward of some of the shapes, scored as an answer of its own, format and truncation left out."""
     answers = [
         SimpleNamespace(
@@ -31,8 +31,8 @@ def rewards_of_parts(answer: Said, truth: Truth, parts: list[list[int]], name: s
     return score_group(answers, truth, weights=SHAPES_ONLY, name=name, credit="none").total_G
 
 
-def gains_by_definition(answer: Said, truth: Truth, name: str = "matched") -> dict[str, np.ndarray]:
-    """[N] by credit: every prefix; every answer less one; the same without its later copies. All scored anew."""
+def credits_by_definition(answer: Predictions, truth: Truth, name: str = "matched") -> dict[str, np.ndarray]:
+    """[N] by credit: every prefix; every answer less one; the same without its later duplicates. All scored anew."""
     shapes = list(range(len(answer.labels)))
     rewards_P = rewards_of_parts(answer, truth, [shapes[:num] for num in range(len(shapes) + 1)], name)
     rest_N = rewards_of_parts(answer, truth, [shapes[:i] + shapes[i + 1 :] for i in shapes], name)
@@ -47,72 +47,74 @@ def gains_by_definition(answer: Said, truth: Truth, name: str = "matched") -> di
     }
 
 
-def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Said:
+def boxes(*shapes: list[int], labels: tuple[str, ...] | None = None) -> Predictions:
     """An answer of these boxes, labelled "a" unless told."""
     names = labels or ("a",) * len(shapes)
     return SimpleNamespace(labels=names, bins_NK=np.array(shapes).reshape(-1, 4), faults=(), absent=())
 
 
-def test_gains_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
+def test_credits_are_what_their_definitions_say(random_scene: SceneMaker) -> None:
     """The shortcuts (free truth, chains of moves, groups joined one by one) against scoring anew, 80 crowds."""
     rng = np.random.default_rng(30)
     for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
-        expected = gains_by_definition(answer, truth)
-        for credit, gains in GAINS.items():
-            np.testing.assert_allclose(gains(answer, truth, WEIGHTS), expected[credit], rtol=0, atol=1e-9)
+        expected = credits_by_definition(answer, truth)
+        for credit, credits in CREDITS_N.items():
+            np.testing.assert_allclose(credits(answer, truth, WEIGHTS), expected[credit], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_gains_of_a_group_are_those_of_its_answers_under_the_named_reward(random_scene: SceneMaker, name: str) -> None:
-    """One call for 4 answers of different lengths gives each answer's own gains, of the reward that is trained on."""
+def test_credits_of_a_group_are_those_of_its_answers_under_the_named_reward(
+    random_scene: SceneMaker, name: str
+) -> None:
+    """One call for 4 answers of different lengths gives each answer's own credits, of the reward that is trained on."""
     rng = np.random.default_rng(31)
     for trial in range(8):
         scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(4)]
         truth = scenes[0][1]
         answers = [answer for answer, _ in scenes]
-        expected_G = [gains_by_definition(answer, truth, name) for answer in answers]
-        for credit in GAINS:
-            gains_GN = score_group(answers, truth, weights=WEIGHTS, name=name, credit=credit).gains_GN
-            for gains_N, expected in zip(gains_GN, expected_G, strict=True):
-                np.testing.assert_allclose(gains_N, expected[credit], rtol=0, atol=1e-9)
+        expected_G = [credits_by_definition(answer, truth, name) for answer in answers]
+        for credit in CREDITS_N:
+            credits_GN = score_group(answers, truth, weights=WEIGHTS, name=name, credit=credit).credits_GN
+            for credits_N, expected in zip(credits_GN, expected_G, strict=True):
+                np.testing.assert_allclose(credits_N, expected[credit], rtol=0, atol=1e-9)
 
 
-def test_prefix_gains_add_up_to_the_reward(random_scene: SceneMaker) -> None:
+def test_prefix_credits_add_up_to_the_reward(random_scene: SceneMaker) -> None:
     """They telescope to R(all) - R(none): credit neither makes nor loses reward."""
     rng = np.random.default_rng(32)
     for trial in range(80):
         answer, truth = random_scene(rng, KINDS[trial % len(KINDS)])
         nothing, everything = rewards_of_parts(answer, truth, [[], list(range(len(answer.labels)))])
-        gained = prefix_gains(answer, truth, WEIGHTS).sum()
+        gained = prefix_credits(answer, truth, WEIGHTS).sum()
         assert gained == pytest.approx(everything - nothing, abs=1e-9)
 
 
-def test_a_copy_carries_the_blame_and_not_its_original() -> None:
+def test_a_duplicate_carries_the_blame_and_not_its_original() -> None:
     """In writing order; leave-one-out blames both alike, as either could go."""
     truth = Truth(("a", "a"), np.array([BOX, [500, 500, 700, 700]]), ("a",))
     answer = boxes(BOX, BOX)
-    original, copy = prefix_gains(answer, truth, WEIGHTS)
+    original, copy = prefix_credits(answer, truth, WEIGHTS)
     assert original == pytest.approx(2 / 3)
     assert copy == pytest.approx(2 / 4 - 2 / 3 - 0.5 / 2)
-    first, second = leave_one_out_gains(answer, truth, WEIGHTS)
+    first, second = leave_one_out_credits(answer, truth, WEIGHTS)
     assert first == second < 0
-    assert in_order_gains(answer, truth, WEIGHTS) == pytest.approx([original, copy])
+    assert in_order_credits(answer, truth, WEIGHTS) == pytest.approx([original, copy])
 
 
-def test_a_right_shape_is_worth_the_same_wherever_it_stands() -> None:
-    """In order as well as left out; over the shapes before it, the last of four gains 1 / 7, the first 2 / 5."""
+def test_a_right_shape_earns_the_same_wherever_it_stands() -> None:
+    """In order, as when left out, each of four earns 1 / 7; by prefixes the last earns 1 / 7, the first 2 / 5."""
     truth = Truth(("a",) * 4, np.array([[200 * i, 0, 200 * i + 99, 99] for i in range(4)]), ("a",))
     answer = boxes(*truth.bins_NK.tolist())
-    assert in_order_gains(answer, truth, WEIGHTS) == pytest.approx([1 / 7] * 4)
-    gains_N = prefix_gains(answer, truth, WEIGHTS)
-    assert (gains_N[0], gains_N[-1]) == pytest.approx((2 / 5, 1 - 6 / 7))
+    assert in_order_credits(answer, truth, WEIGHTS) == pytest.approx([1 / 7] * 4)
+    credits_N = prefix_credits(answer, truth, WEIGHTS)
+    assert (credits_N[0], credits_N[-1]) == pytest.approx((2 / 5, 1 - 6 / 7))
 
 
 def test_an_empty_truth_blames_the_first_shape_most() -> None:
     """The first shape costs the whole F1, its surplus too; the second only what is not at its limit yet."""
     truth = Truth((), np.zeros((0, 4)), ("a",))
-    first, second = prefix_gains(boxes(BOX, [500, 500, 700, 700]), truth, WEIGHTS)
+    first, second = prefix_credits(boxes(BOX, [500, 500, 700, 700]), truth, WEIGHTS)
     assert first == -1.25
     assert second == 0.0
 
@@ -120,16 +122,16 @@ def test_an_empty_truth_blames_the_first_shape_most() -> None:
 def test_a_lost_giant_carries_its_penalty() -> None:
     """On top of what it costs in F1: 0.25 of one truth."""
     truth = Truth(("a",), np.array([BOX]), ("a",))
-    right, giant = prefix_gains(boxes(BOX, [0, 0, 999, 999], labels=("a", "b")), truth, WEIGHTS)
+    right, giant = prefix_credits(boxes(BOX, [0, 0, 999, 999], labels=("a", "b")), truth, WEIGHTS)
     assert right == 1.0
     assert giant == pytest.approx(2 / 3 - 1 - 0.25 - 0.25)
 
 
-def test_no_shapes_have_no_gains_and_none_is_zeros() -> None:
+def test_no_shapes_have_no_credits_and_none_is_zeros() -> None:
     """Every form gives [N] for each answer, empty answers included."""
     truth = Truth(("a",), np.array([BOX]), ("a",))
     for name in REWARDS:
         for credit in CREDITS:
             scores = score_group([boxes(), boxes(BOX, BOX)], truth, weights=WEIGHTS, name=name, credit=credit)
-            assert [len(gains_N) for gains_N in scores.gains_GN] == [0, 2]
-            assert credit != "none" or not scores.gains_GN[1].any()
+            assert [len(credits_N) for credits_N in scores.credits_GN] == [0, 2]
+            assert credit != "none" or not scores.credits_GN[1].any()

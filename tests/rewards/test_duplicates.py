@@ -1,15 +1,15 @@
-"""Near-copy groups against slow references."""
+"""Near-duplicate groups against slow references."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from rewards import Said, Truth
-from rewards.duplicates import group_roots, is_copy, near_pairs
+from rewards import Predictions, Truth
+from rewards.duplicates import group_roots, is_duplicate, near_pairs
 from rewards.values import read_shapes
 
-SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
+SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 
 def _components(near_NN: np.ndarray) -> list[int]:
@@ -32,8 +32,8 @@ def test_near_pairs_are_all_pairs_of_one_family_that_are_near(random_scene: Scen
     found = 0
     for _ in range(40):
         scenes = [random_scene(rng, kind) for _ in range(4)]
-        shapes = read_shapes([said for said, _ in scenes], [scenes[0][1]])
-        num = sum(len(said.labels) for said, _ in scenes)
+        shapes = read_shapes([predicted for predicted, _ in scenes], [scenes[0][1]])
+        num = sum(len(predicted.labels) for predicted, _ in scenes)
         family_N = rng.integers(0, 3, num)
         first_L, second_L = np.nonzero(np.triu(family_N[:, None] == family_N, 1))
         near_L = shapes.near(first_L, second_L)
@@ -69,7 +69,7 @@ def test_groups_are_the_connected_components() -> None:
         np.fill_diagonal(near_NN, False)
         root_N = group_roots(np.argwhere(np.triu(near_NN)), len(near_NN))
         assert root_N.tolist() == _components(near_NN)
-        assert is_copy(root_N).sum() == len(root_N) - len(set(root_N.tolist()))
+        assert is_duplicate(root_N).sum() == len(root_N) - len(set(root_N.tolist()))
 
 
 def test_no_shapes_have_no_groups() -> None:

@@ -1,6 +1,6 @@
 """The laws of the default total, searched for counter-examples in crowded scenes (hypothesis and seeded search).
 
-Crowds are where plain one-to-one F1 fails: a copy of one shape can serve a second, overlapping truth. Every law is
+Crowds are where plain one-to-one F1 fails: a duplicate of one shape can serve a second, overlapping truth. Every law is
 tried for every geometry, for points with and without boxes and masks to hit, and for labels that are recognised text.
 """
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import RewardWeights, Said, Truth, score_group
+from rewards import Predictions, RewardWeights, Truth, score_group
 from rewards.matching import UNMATCHED, match
 from rewards.overlaps import measure
-from tests.examples import examples
+from tests.support.examples import examples
 
-SceneMaker = Callable[[np.random.Generator, str], tuple[Said, Truth]]
+SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 WEIGHTS = RewardWeights()
 ROUNDING = 1e-12
@@ -25,49 +25,49 @@ KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints"
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def said(labels: Iterable[str], bins_NK: np.ndarray, like: Said) -> Said:
+def predicted(labels: Iterable[str], bins_NK: np.ndarray, like: Predictions) -> Predictions:
     """An answer of these shapes with another's faults and absent categories."""
     return SimpleNamespace(labels=tuple(labels), bins_NK=bins_NK, faults=like.faults, absent=like.absent)
 
 
-def keep(answer: Said, indices: Iterable[int]) -> Said:
+def keep(answer: Predictions, indices: Iterable[int]) -> Predictions:
     """The answer's shapes at these indices, in that order."""
     order = list(indices)
-    return said((answer.labels[index] for index in order), answer.bins_NK[order], answer)
+    return predicted((answer.labels[index] for index in order), answer.bins_NK[order], answer)
 
 
-def insert(answer: Said, place: int, label: str, shape_K: np.ndarray) -> Said:
+def insert(answer: Predictions, place: int, label: str, shape_K: np.ndarray) -> Predictions:
     """The answer with one more shape at a place; a shorter polygon repeats its last vertex."""
     labels = (*answer.labels[:place], label, *answer.labels[place:])
     longest = max(answer.bins_NK.shape[1], len(shape_K))
     old_NK, new_1K = longer(answer.bins_NK, longest), longer(np.asarray(shape_K)[None], longest)
-    return said(labels, np.concatenate([old_NK[:place], new_1K, old_NK[place:]]), answer)
+    return predicted(labels, np.concatenate([old_NK[:place], new_1K, old_NK[place:]]), answer)
 
 
 def longer(bins_NK: np.ndarray, num_coordinates: int) -> np.ndarray:
-    """Polygons of so many numbers; other shapes have them."""
+    """Polygons lengthened to `num_coordinates` numbers; other shapes have them already."""
     if bins_NK.shape[1] == num_coordinates:
         return bins_NK
     return np.concatenate([bins_NK, np.tile(bins_NK[:, -2:], (num_coordinates - bins_NK.shape[1]) // 2)], axis=1)
 
 
-def unmatched(answers: list[Said], truth: Truth, weights: RewardWeights = WEIGHTS) -> list[list[int]]:
+def unmatched(answers: list[Predictions], truth: Truth, weights: RewardWeights = WEIGHTS) -> list[list[int]]:
     """The shapes of each answer that the matching leaves without a truth."""
     truth_GN = [match(overlaps.value_NB, overlaps.root_N).truth_N for overlaps in measure([answers], [truth], weights)]
     return [[int(shape) for shape in np.flatnonzero(truth_N == UNMATCHED)] for truth_N in truth_GN]
 
 
-def totals(answers: list[Said], truth: Truth, weights: RewardWeights = WEIGHTS) -> np.ndarray:
+def totals(answers: list[Predictions], truth: Truth, weights: RewardWeights = WEIGHTS) -> np.ndarray:
     """Default totals of these answers."""
     return score_group(answers, truth, weights=weights, credit="none").total_G
 
 
-def check_laws(answer: Said, truth: Truth, rng: np.random.Generator, weights: RewardWeights = WEIGHTS) -> int:
-    """Order, copies, unmatched shapes added and removed, range. Returns how many unmatched shapes were tried."""
+def check_laws(answer: Predictions, truth: Truth, rng: np.random.Generator, weights: RewardWeights = WEIGHTS) -> int:
+    """Order, duplicates, unmatched shapes added and removed, range. Returns how many unmatched shapes were tried."""
     num = len(answer.labels)
     permuted = keep(answer, rng.permutation(num))
     places = rng.integers(0, num + 1, num).tolist()
-    copies = [
+    duplicates = [
         insert(answer, place, label, shape_K)
         for place, label, shape_K in zip(places, answer.labels, answer.bins_NK, strict=True)
     ]
@@ -80,10 +80,10 @@ def check_laws(answer: Said, truth: Truth, rng: np.random.Generator, weights: Re
         for candidate, (place, *_), free in zip(candidates, added, unmatched_G[1:], strict=True)
         if place in free
     ]
-    base, of_permuted, *others = totals([answer, permuted, *copies, *smaller, *larger], truth, weights)
+    base, of_permuted, *others = totals([answer, permuted, *duplicates, *smaller, *larger], truth, weights)
     assert of_permuted == pytest.approx(base, abs=ROUNDING), "order"
-    of_copies, of_smaller = others[:num], others[num : num + len(smaller)]
-    assert max(of_copies, default=-np.inf) <= base + ROUNDING, "copy added"
+    of_duplicates, of_smaller = others[:num], others[num : num + len(smaller)]
+    assert max(of_duplicates, default=-np.inf) <= base + ROUNDING, "duplicate added"
     assert min(of_smaller, default=np.inf) >= base - ROUNDING, "unmatched removed"
     assert max(others[num + len(smaller) :], default=-np.inf) <= base + ROUNDING, "unmatched added"
     low, high = weights.bounds
@@ -91,8 +91,8 @@ def check_laws(answer: Said, truth: Truth, rng: np.random.Generator, weights: Re
     return len(smaller) + len(larger)
 
 
-def _candidates(answer: Said, truth: Truth, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Shapes to add: beside said and true ones, halfway between two (which may join their groups), and anything."""
+def _candidates(answer: Predictions, truth: Truth, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """Shapes to add: near predicted and true ones, halfway between two (which may join their groups), and anything."""
     num_coordinates = truth.bins_NK.shape[1]
     pool = [*zip(answer.labels, answer.bins_NK, strict=True), *zip(truth.labels, truth.bins_NK, strict=True)]
     longest = max((len(shape_K) for _, shape_K in pool), default=num_coordinates)
@@ -110,7 +110,7 @@ def _candidates(answer: Said, truth: Truth, rng: np.random.Generator) -> list[tu
 
 @every_kind
 def test_laws_hold_in_seeded_crowds(random_scene: SceneMaker, kind: str) -> None:
-    """Scenes of every kind, each with every copy, every unmatched removal and nine additions."""
+    """Scenes of every kind, each with every duplicate, every unmatched removal and nine additions."""
     rng = np.random.default_rng(20)
     num_scenes = 24 if "polygon" in kind else 64
     tried = sum(check_laws(*random_scene(rng, kind), rng) for _ in range(num_scenes))
@@ -127,7 +127,7 @@ def test_laws_hold_in_many_crowds(random_scene: SceneMaker, kind: str) -> None:
 
 
 def test_laws_hold_for_any_weights(random_scene: SceneMaker) -> None:
-    """They come from the construction, not from the size of a penalty that hides a gain in F1; shaped boxes too."""
+    """They come from the construction, not from a penalty large enough to hide a rise of F1; shaped boxes too."""
     rng = np.random.default_rng(21)
     for trial in range(64):
         scales = (rng.random(9) * (rng.random(9) < 0.5)).tolist()
@@ -147,7 +147,7 @@ def test_laws_hold_for_any_weights(random_scene: SceneMaker) -> None:
 
 
 def test_laws_hold_for_shaped_boxes(random_scene: SceneMaker) -> None:
-    """GIoU and centres give a value to boxes that miss; a box without area must still be worth nothing."""
+    """GIoU and centres give a value to boxes that miss; a box without area must still have value 0."""
     rng = np.random.default_rng(26)
     for _ in range(60):
         check_laws(*random_scene(rng, "box"), rng, RewardWeights(giou=0.5, centre=0.5))
@@ -200,7 +200,7 @@ def test_a_perfect_answer_scores_the_maximum_for_every_record(random_scene: Scen
         answer, truth = random_scene(rng, kind)
         ideal = SimpleNamespace(labels=(), bins_NK=truth.bins_NK[:0], faults=(), absent=truth.empty_categories)
         order = rng.permutation(len(truth.labels)).tolist()
-        perfect = said((truth.labels[index] for index in order), truth.bins_NK[order], ideal)
+        perfect = predicted((truth.labels[index] for index in order), truth.bins_NK[order], ideal)
         for weights in (WEIGHTS, RewardWeights(giou=0.5, centre=0.25)):
             of_perfect, of_answer = totals([perfect, answer], truth, weights)
             assert of_perfect == pytest.approx(weights.f1, abs=ROUNDING if weights.shapes_boxes else 0.0)
@@ -281,7 +281,7 @@ def test_for_an_empty_truth_none_for_every_category_is_the_only_maximum(
     truth = build_truth(kind, [], [], ("cat", "dog"))
     nothing = {"labels": (), "bins_NK": truth.bins_NK}
     right = SimpleNamespace(**nothing, faults=(), absent=("dog", "cat"))
-    wrong: list[Said] = [
+    wrong: list[Predictions] = [
         SimpleNamespace(**nothing, faults=(), absent=()),
         SimpleNamespace(**nothing, faults=(), absent=("cat",)),
         SimpleNamespace(**nothing, faults=("stray_tokens",), absent=("cat", "dog")),
@@ -291,7 +291,7 @@ def test_for_an_empty_truth_none_for_every_category_is_the_only_maximum(
     for _ in range(40):
         answer, _ = random_scene(rng, kind)
         if answer.labels:
-            wrong += [answer, said(answer.labels, answer.bins_NK, right)]
+            wrong += [answer, predicted(answer.labels, answer.bins_NK, right)]
     of_right, *of_wrong = totals([right, *wrong], truth)
     assert of_right == WEIGHTS.f1
     assert max(of_wrong) < of_right

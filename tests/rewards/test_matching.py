@@ -18,11 +18,11 @@ from rewards.matching import (
 
 def _exhaustive(value_NB: np.ndarray) -> float:
     """Best total over every one-to-one assignment."""
-    num_said, num_true = value_NB.shape
-    if num_said > num_true:
+    num_predicted, num_true = value_NB.shape
+    if num_predicted > num_true:
         return _exhaustive(value_NB.T)
-    rows = np.arange(num_said)
-    totals = (value_NB[rows, list(columns)].sum() for columns in permutations(range(num_true), num_said))
+    rows = np.arange(num_predicted)
+    totals = (value_NB[rows, list(columns)].sum() for columns in permutations(range(num_true), num_predicted))
     return max(float(total) for total in totals)
 
 
@@ -72,7 +72,7 @@ def test_matched_shapes_have_the_total_one_per_group_and_truth() -> None:
         assert found.total == pytest.approx(_exhaustive(group_values(value_NB, root_N)))
 
 
-def test_an_exact_copy_cannot_serve_a_second_truth() -> None:
+def test_an_exact_duplicate_cannot_serve_a_second_truth() -> None:
     """The hand case that raises plain one-to-one F1 from 0.67 to 0.80 (one box over two overlapping truths)."""
     value_NB = np.array([[1.0, 0.6], [1.0, 0.6]])
     assert best_total(value_NB) == 1.6
@@ -81,7 +81,7 @@ def test_an_exact_copy_cannot_serve_a_second_truth() -> None:
     assert found.truth_N.tolist() == [0, UNMATCHED]
 
 
-def test_first_choices_that_nobody_contests_are_the_best_matching() -> None:
+def test_first_choices_without_a_contest_are_the_best_matching() -> None:
     """For stacks of small matrices: contested exactly where two rows' first best truth is the same, else optimal."""
     rng = np.random.default_rng(3)
     plain = 0
@@ -90,9 +90,11 @@ def test_first_choices_that_nobody_contests_are_the_best_matching() -> None:
         ends = np.cumsum([0, *map(len, stack_G)]).tolist()
         answer_A = np.repeat(np.arange(6), [*map(len, stack_G)])
         pairs_G3L = [(*np.nonzero(value_NB), value_NB[value_NB > 0.0]) for value_NB in stack_G]
-        said_L = np.concatenate([said + start for (said, _, _), start in zip(pairs_G3L, ends[:-1], strict=True)])
+        predicted_L = np.concatenate(
+            [predicted + start for (predicted, _, _), start in zip(pairs_G3L, ends[:-1], strict=True)]
+        )
         true_L, value_L = (np.concatenate([pairs[place] for pairs in pairs_G3L]) for place in (1, 2))
-        choice_A, best_A, contested_G = first_choices(said_L, true_L, value_L, answer_A, 6)
+        choice_A, best_A, contested_G = first_choices(predicted_L, true_L, value_L, answer_A, 6)
         for value_NB, start, contested in zip(stack_G, ends[:-1], contested_G, strict=True):
             rows = slice(start, start + len(value_NB))
             wanted = [int(row.argmax()) if row.any() else UNMATCHED for row in value_NB]
@@ -106,7 +108,7 @@ def test_first_choices_that_nobody_contests_are_the_best_matching() -> None:
     assert plain > 200
 
 
-def test_a_group_is_worth_the_best_of_its_members() -> None:
+def test_a_group_has_the_value_of_its_best_member() -> None:
     """Against the definition, for random groups named by their first member."""
     rng = np.random.default_rng(4)
     for _ in range(200):

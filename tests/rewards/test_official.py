@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rewards import RewardWeights, Said, Truth, score_group
+from rewards import Predictions, RewardWeights, Truth, score_group
 
 Shape = tuple[str, list[int]]
 
@@ -20,28 +20,28 @@ HALF = [100, 100, 300, 200]
 FAR = [800, 0, 900, 50]
 
 
-def score(name: str, true: list[Shape], said: list[Shape], faults: tuple[str, ...] = ()) -> float:
+def score(name: str, true: list[Shape], predicted: list[Shape], faults: tuple[str, ...] = ()) -> float:
     """Total of one answer."""
     truth = Truth(tuple(label for label, _ in true), _boxes(true), tuple({label for label, _ in true}))
-    return float(score_group([_said(said, faults)], truth, weights=RewardWeights(), name=name).total_G[0])
+    return float(score_group([_predicted(predicted, faults)], truth, weights=RewardWeights(), name=name).total_G[0])
 
 
 def _boxes(shapes: list[Shape]) -> np.ndarray:
     return np.array([shape for _, shape in shapes], dtype=np.int64).reshape(-1, 4)
 
 
-def _said(shapes: list[Shape], faults: tuple[str, ...] = ()) -> Said:
+def _predicted(shapes: list[Shape], faults: tuple[str, ...] = ()) -> Predictions:
     labels = tuple(label for label, _ in shapes)
     return SimpleNamespace(labels=labels, bins_NK=_boxes(shapes), faults=faults, absent=())
 
 
 TABLE = {
-    # name: (true, said, faults, paper, official)
-    # [P] F1 = 2 * sum r / (n + m): 2 / (1 + copies); [R] precision is the mean over predictions: copies are free.
-    "1 copy": ([("a", BOX)], [("a", BOX)], (), 1.0, 1.0),
-    "2 copies": ([("a", BOX)], [("a", BOX)] * 2, (), 2 / 3, 1.0),
-    "5 copies": ([("a", BOX)], [("a", BOX)] * 5, (), 1 / 3, 1.0),
-    "50 copies": ([("a", BOX)], [("a", BOX)] * 50, (), 2 / 51, 1.0),
+    # name: (true, predicted, faults, paper, official)
+    # [P] F1 = 2 * sum r / (n + m): 2 / (1 + n); [R] precision is the mean over predictions: duplicates are free.
+    "once": ([("a", BOX)], [("a", BOX)], (), 1.0, 1.0),
+    "2 times": ([("a", BOX)], [("a", BOX)] * 2, (), 2 / 3, 1.0),
+    "5 times": ([("a", BOX)], [("a", BOX)] * 5, (), 1 / 3, 1.0),
+    "50 times": ([("a", BOX)], [("a", BOX)] * 50, (), 2 / 51, 1.0),
     # [R] measured: one of two right 0.667, the same box ten times still 0.667.
     "1 of 2": ([("a", BOX), ("a", OTHER)], [("a", BOX)], (), 2 / 3, 2 / 3),
     "1 of 2, 10 times": ([("a", BOX), ("a", OTHER)], [("a", BOX)] * 10, (), 1 / 6, 2 / 3),
@@ -58,7 +58,7 @@ TABLE = {
     "only negatives, None": ([], [], (), 1.0, 1.0),
     "only negatives, gibberish": ([], [], ("stray_tokens",), 1.0, 1.0),
     "only negatives, a box": ([], [("a", BOX)], (), 0.0, 0.0),
-    "nothing said": ([("a", BOX)], [], (), 0.0, 0.0),
+    "no prediction": ([("a", BOX)], [], (), 0.0, 0.0),
     # [P] the largest IoU over all predictions decides, then the label; on a tie the right label is taken.
     "wrong label": ([("a", BOX)], [("b", BOX)], (), 0.0, 0.0),
     "wrong label closer": ([("a", BOX)], [("b", BOX), ("a", HALF)], (), 0.0, 2 * 0.5 * 0.25 / 0.75),
@@ -78,12 +78,12 @@ TABLE = {
 @pytest.mark.parametrize("name", ["paper", "official"])
 def test_table_by_hand(case: str, name: str) -> None:
     """Every row is computed by hand from the formula its comment names."""
-    true, said, faults, paper, official = TABLE[case]
-    assert score(name, true, said, faults) == pytest.approx({"paper": paper, "official": official}[name])
+    true, predicted, faults, paper, official = TABLE[case]
+    assert score(name, true, predicted, faults) == pytest.approx({"paper": paper, "official": official}[name])
 
 
-def test_official_breaks_the_law_of_copies() -> None:
-    """Beside one wrong box, a copy of the right one raises its precision from 1/2 to 2/3; `matched` goes down."""
+def test_official_breaks_the_law_of_duplicates() -> None:
+    """Beside one wrong box, a duplicate of the right one raises its precision from 1/2 to 2/3; `matched` goes down."""
     true: list[Shape] = [("a", BOX)]
     once: list[Shape] = [("a", BOX), ("a", FAR)]
     twice: list[Shape] = [*once, ("a", BOX)]
@@ -102,7 +102,7 @@ def test_paper_breaks_the_law_of_the_maximum() -> None:
 
 
 def test_paper_breaks_the_law_of_unmatched_shapes() -> None:
-    """A near-copy that lies closer to a second truth raises it, though one-to-one it serves none; removed, it falls."""
+    """A near-duplicate closer to a second truth raises it, though one-to-one it serves none; removed, it falls."""
     missed: list[Shape] = [("a", [100 * column, 500, 100 * column + 40, 540]) for column in range(8)]
     true: list[Shape] = [("a", [0, 0, 100, 100]), ("a", [60, 0, 160, 100]), *missed]
     once: list[Shape] = [("a", [0, 0, 100, 100])]
@@ -114,7 +114,7 @@ def test_paper_breaks_the_law_of_unmatched_shapes() -> None:
 def test_both_ignore_format_and_truncation_in_the_total_but_report_them() -> None:
     """The total is the formula alone; every term is there by name."""
     truth = Truth(("a",), np.array([BOX]), ("a", "b"))
-    answer = _said([("a", BOX), ("a", BOX)], ("stray_tokens", "truncated"))
+    answer = _predicted([("a", BOX), ("a", BOX)], ("stray_tokens", "truncated"))
     for name in ("paper", "official"):
         scores = score_group([answer], truth, weights=RewardWeights(), name=name)
         assert scores.total_G[0] == scores.terms_G[name][0]
@@ -125,20 +125,20 @@ def test_both_ignore_format_and_truncation_in_the_total_but_report_them() -> Non
 
 @pytest.mark.parametrize("name", ["paper", "official"])
 def test_points_without_a_mask_take_the_paper_formula_with_closeness(name: str) -> None:
-    """Neither source has one: 25 bins off is worth 0.5, so 2 * 0.5 / (1 + 1); a copy makes it 2 * 0.5 / 3."""
+    """Neither source has one: 25 bins off has value 0.5, so 2 * 0.5 / (1 + 1); a duplicate makes it 2 * 0.5 / 3."""
     truth = Truth(("a",), np.array([[100, 100]]), ("a",))
-    answers = [_points("a", [[125, 100]] * copies) for copies in (1, 2)]
+    answers = [_points("a", [[125, 100]] * duplicates) for duplicates in (1, 2)]
     scores = score_group(answers, truth, weights=RewardWeights(), name=name)
     assert scores.total_G.tolist() == pytest.approx([0.5, 1 / 3])
 
 
-def _points(label: str, points: list[list[int]]) -> Said:
+def _points(label: str, points: list[list[int]]) -> Predictions:
     bins_NK = np.array(points, dtype=np.int64).reshape(-1, 2)
     return SimpleNamespace(labels=(label,) * len(points), bins_NK=bins_NK, faults=(), absent=())
 
 
 POINT_TABLE = {
-    # name: (said points of label a, paper, official), two true boxes of label a that overlap in x 200..300.
+    # name: (predicted points of label a, paper, official), two true boxes of label a that overlap in x 200..300.
     # [P] r_j = 1 if any prediction of the label lies in j; F1 = 2 * sum r / (n + m). [R] point_in_box: in the order of
     # the truths, each takes the first free point inside it, one-to-one; F1 of taken / m and taken / n.
     "both": ([[150, 150], [350, 150]], 1.0, 1.0),
@@ -163,8 +163,8 @@ def test_point_table_by_hand(case: str, name: str) -> None:
 
 
 def test_recognised_text_is_the_paper_s_category() -> None:
-    """[P] for OCR the category is the text: another letter is another label, worth nothing."""
+    """[P] for OCR the category is the text: another letter is another label, which earns nothing."""
     truth = Truth(("exit",), np.array([BOX]), ("word",), reads_text=True)
     for text, expected in (("exit", 1.0), ("exist", 0.0)):
-        scores = score_group([_said([(text, BOX)])], truth, weights=RewardWeights(), name="paper")
+        scores = score_group([_predicted([(text, BOX)])], truth, weights=RewardWeights(), name="paper")
         assert scores.total_G[0] == expected

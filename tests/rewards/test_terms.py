@@ -10,30 +10,30 @@ Names = tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    ("total", "num_said", "num_true", "expected"),
+    ("total", "num_predicted", "num_true", "expected"),
     [
-        (0.0, 0, 0, 1.0),  # nothing true, nothing said
-        (0.0, 3, 0, 0.0),  # nothing true, something said
+        (0.0, 0, 0, 1.0),  # nothing true, nothing predicted
+        (0.0, 3, 0, 0.0),  # nothing true, something predicted
         (0.0, 0, 3, 0.0),  # all missed
         (3.0, 3, 3, 1.0),
         (1.0, 1, 2, 2 / 3),
         (1.0, 50, 1, 2 / 51),
     ],
 )
-def test_f1_by_hand(total: float, num_said: int, num_true: int, expected: float) -> None:
-    """2 * total / (said + true), with the empty truth defined."""
-    assert f1(total, num_said, num_true) == expected
+def test_f1_by_hand(total: float, num_predicted: int, num_true: int, expected: float) -> None:
+    """2 * total / (predicted + true), with the empty truth defined."""
+    assert f1(total, num_predicted, num_true) == expected
 
 
 def test_penalties_are_divided_by_the_truth_and_stop_at_one() -> None:
-    """Saying more junk never dilutes a penalty."""
+    """Predicting more junk never dilutes a penalty."""
     np.testing.assert_array_equal(excess([0, 1, 2, 4, 400], 4), [0.0, 0.25, 0.5, 1.0, 1.0])
     np.testing.assert_array_equal(excess([0, 1], 0), [0.0, 1.0])
     np.testing.assert_array_equal(surplus([0, 4, 5, 8, 80], 4), [0.0, 0.0, 0.25, 1.0, 1.0])
 
 
 def test_count_error_has_a_sign_and_no_weight() -> None:
-    """It is logged both ways; missing shapes are recall's business, so nothing can be paid for it."""
+    """It is logged with its sign and never paid for; missing shapes cost recall alone."""
     np.testing.assert_array_equal(count_error([0, 2, 6], 2), [-1.0, 0.0, 2.0])
     assert "count_error" not in PENALTIES
     assert not hasattr(RewardWeights(), "count_error")
@@ -59,21 +59,21 @@ def test_malformed_by_hand(faults: Names, expected: bool) -> None:
         ((), (), 0.0),
         (("cat",), ("cat",), 0.0),
         ((), ("cat",), 1.0),
-        (("cat",), ("cat", "dog"), 0.5),  # dog is owed a None
-        (("cat", "dog"), (), 0.0),  # None for a category with a truth: recall's business
+        (("cat",), ("cat", "dog"), 0.5),  # the None for dog is missing
+        (("cat", "dog"), (), 0.0),  # None for a category with a truth costs recall alone
         (("unicorn",), ("cat", "dog"), 1.0),
     ],
 )
 def test_rejection_by_hand(absent: Names, empty_categories: Names, expected: float) -> None:
-    """The share of the `None`s owed that were not said."""
+    """The share of the expected `None`s that are missing."""
     assert rejection(absent, empty_categories) == expected
 
 
 def test_terms_of_arrays_are_the_terms_of_their_elements() -> None:
     """One call for all prefixes gives what one call each gives."""
     counts = [(0.0, 0, 0, 0), (0.7, 2, 1, 0), (2.5, 9, 3, 2)]
-    total, num_said, num_copies, num_giants = np.array(counts).T
-    terms = shape_terms(total, num_said, num_copies, num_giants, 3)
-    for index, (total, num_said, num_copies, num_giants) in enumerate(counts):
-        for name, value in shape_terms(total, num_said, num_copies, num_giants, 3).items():
+    total, num_predicted, num_duplicates, num_giants = np.array(counts).T
+    terms = shape_terms(total, num_predicted, num_duplicates, num_giants, 3)
+    for index, (total, num_predicted, num_duplicates, num_giants) in enumerate(counts):
+        for name, value in shape_terms(total, num_predicted, num_duplicates, num_giants, 3).items():
             assert terms[name][index] == value

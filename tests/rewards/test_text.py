@@ -20,8 +20,10 @@ def test_similarity_is_one_less_the_share_of_edits() -> None:
     """Random words of few letters, other scripts, lengths 1 to 6."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abAé字 "), int(rng.integers(1, 7)))) for _ in range(40)]
-    expected_AB = [[1 - _edits(said, true) / max(len(said), len(true)) for true in words[20:]] for said in words]
-    np.testing.assert_allclose([text_similarity([said] * 20, words[20:]) for said in words], expected_AB)
+    expected_AB = [
+        [1 - _edits(predicted, true) / max(len(predicted), len(true)) for true in words[20:]] for predicted in words
+    ]
+    np.testing.assert_allclose([text_similarity([predicted] * 20, words[20:]) for predicted in words], expected_AB)
 
 
 def test_edges() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rex_rl import cli
+from rex_rl.cli import main as cli
 
 Rex = Callable[..., tuple[int, str, str]]
 

@@ -1,4 +1,4 @@
-"""The GRPO loop with fakes that keep the real contract: in which order things happen, and what a resumed run does."""
+"""The GRPO loop with fakes that keep the real contract: the order of its calls, and what a resumed run does."""
 
 import logging
 from pathlib import Path
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from rex_rl import grpo
-from rex_rl.checkpoints import StageCheckpoints
-from rex_rl.config_actors import GuardsConfig
-from rex_rl.config_schema import GrpoConfig
-from rex_rl.data import PromptStream
+from rex_rl.config.actors import GuardsConfig
+from rex_rl.config.schema import GrpoConfig
+from rex_rl.data.stream import PromptStream
 from rex_rl.errors import NonFiniteError, Stopped
-from rex_rl.feed import RolloutFeed
-from rex_rl.guards import GuardedLearner
 from rex_rl.interfaces import Progress
+from rex_rl.rollout.feed import RolloutFeed
+from rex_rl.run.checkpoints import StageCheckpoints
+from rex_rl.run.guards import GuardedLearner
 from rex_rl.types import TrainGroup
-from tests import fakes
+from tests.support import fakes
 
 PROMPTS, ANSWERS = 3, 4
 STREAM = PromptStream(records=[fakes.record(f"r{i}") for i in range(5)], seed=0)
@@ -64,7 +64,7 @@ def uids(batch: list[TrainGroup]) -> list[str]:
 
 
 def test_one_step_in_its_order() -> None:
-    """The engines get the learner's weights before they are asked anything, and new ones before new prompts."""
+    """The engines get the learner's weights before the first prompts, and new weights before new prompts."""
     run = Run(num_steps=2, eval_every=0, save_every=0).train()
     submits = [("submit", position) for position in range(2 * PROMPTS)]
     assert run.events == [
@@ -85,7 +85,7 @@ def test_one_step_in_its_order() -> None:
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 def test_every_publish_follows_a_step_and_no_answer_is_too_old(max_staleness: int) -> None:
-    """The same loop, synchronous or ahead: versions learned from lag by the bound at most, prompts come in order."""
+    """In the same loop, synchronous or ahead, answers lag by the bound at most, and prompts come in order."""
     run = Run(num_steps=6, max_staleness=max_staleness).train()
     assert run.order("step", "publish") == [
         ("publish", 0),
@@ -157,7 +157,7 @@ def test_a_resumed_run_learns_from_the_same_batches(tmp_path: Path, max_stalenes
 
 
 def test_a_run_killed_before_its_last_evaluation_still_has_figures() -> None:
-    """Its checkpoint says that all steps are done; only the judgement is missing."""
+    """Its checkpoint says that all steps are done; only the evaluation is missing."""
     run = Run(num_steps=4, start=4).train()
     assert run.steps_of("step", "after_step") == []
     assert run.order("publish", "evaluate") == [("publish", 4), ("evaluate", 4)]
@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_published_or_saved(ca
     assert run.steps_of("after_step") == [1]
 
 
-def test_a_run_asked_to_end_does_so_behind_the_step_and_its_checkpoint() -> None:
+def test_a_run_asked_to_end_does_so_after_the_step_and_its_checkpoint() -> None:
     """Nothing is evaluated or learned afterwards, and the step is in the log."""
     run = Run(num_steps=5, eval_every=1)
     run.progress = fakes.FakeProgress(run.events, last=2)

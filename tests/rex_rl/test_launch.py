@@ -1,19 +1,19 @@
-"""What the launcher says before anything starts; the rest of it runs in the engine tests."""
+"""What the launcher logs before anything starts; the rest of it runs in the engine tests."""
 
 import json
 from pathlib import Path
 
-from rex_rl.config import Config
-from rex_rl.datasets import DataSplit
+from rex_rl.config.load import Config
+from rex_rl.data.records import BadRecord
+from rex_rl.data.splits import DataSplit
 from rex_rl.launch import _tell_inputs
-from rex_rl.records import BadRecord
-from rex_rl.run_folder import QUARANTINE, RunFolder
-from rex_rl.run_log import RunLog, read_metrics
-from tests import fakes
+from rex_rl.run.folder import QUARANTINE, RunFolder
+from rex_rl.run.log import RunLog, read_metrics
+from tests.support import fakes
 
 
 def test_bad_records_are_counted_by_reason_and_accepted_changes_are_named(tmp_path: Path) -> None:
-    """In the log's events, where a person looks first, and one by one in the quarantine."""
+    """In the log's events, where a person looks first, and each bad record in the quarantine."""
     facts = {"name": "run", "run_root": tmp_path, "model": {"path": "tiny"}, "data": {"train": "shapes"}}
     RunFolder.open(Config(**facts))
     run = RunFolder.open(Config(**facts, seed=3), accept_changes=True)

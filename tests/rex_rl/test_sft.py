@@ -1,10 +1,10 @@
-"""The SFT loop with fakes: which records it sees, when it publishes, saves and is judged, and how it resumes."""
+"""The SFT loop with fakes: which records it sees, when it publishes, saves and is evaluated, and how it resumes."""
 
 from rex_rl import sft
-from rex_rl.codec import Codec
-from rex_rl.config_schema import SftConfig
-from rex_rl.data import PromptStream
-from tests import fakes
+from rex_rl.config.schema import SftConfig
+from rex_rl.data.stream import PromptStream
+from rex_rl.language.codec import Codec
+from tests.support import fakes
 
 BATCH = 3
 STREAM = PromptStream(records=[fakes.record(f"r{i}") for i in range(5)], seed=0, paraphrase=True)
@@ -34,7 +34,7 @@ class Run:
         return [group.prompt.uid for batch in self.learner.batches for group in batch]
 
 
-def test_weights_are_published_only_to_be_judged(codec: Codec) -> None:
+def test_weights_are_published_only_to_be_evaluated(codec: Codec) -> None:
     run = Run(codec, num_steps=4, eval_every=2)
     assert run.events == [
         ("step", 1),
@@ -67,7 +67,7 @@ def test_a_resumed_run_goes_on_with_batch_and_learning_rate(codec: Codec) -> Non
 
 
 def test_a_run_killed_before_its_last_evaluation_still_has_figures(codec: Codec) -> None:
-    """The workers hold no weights of this run yet: they are published first."""
+    """The workers hold no weights of this run yet, so the weights are published first."""
     run = Run(codec, num_steps=4, start=4)
     assert run.events == [("publish", 4), ("evaluate", 4)]
     assert run.log.evaluations == [("sft", 4, {"f1_50": 4.0})]

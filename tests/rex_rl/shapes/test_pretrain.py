@@ -1,16 +1,16 @@
-"""The small base can be made again: every phase trains its part, and words are told by their letters."""
+"""The small base can be made again: every phase trains its part, and words are predicted by their letters."""
 
 import numpy as np
 import pytest
 import torch
 
-from rex_rl.model import load_policy
-from rex_rl.model_folder import SHIPPED_BASE
+from rex_rl.language.vocabulary import NUM_BINS, load_vocabulary
+from rex_rl.policy.model import load_policy
+from rex_rl.policy.model_folder import SHIPPED_BASE
 from rex_rl.shapes.dense_head import CELLS, DenseHead
 from rex_rl.shapes.pretrain import Trainer
 from rex_rl.shapes.questions import ask_words
 from rex_rl.shapes.world import LETTERS, Scene
-from rex_rl.vocabulary import NUM_BINS, load_vocabulary
 
 WORDS = Scene(labels=("AC", "Z"), boxes_N4=np.array([[0.0, 0.0, 28.0, 24.0], [150.0, 150.0, 168.0, 180.0]]))
 
@@ -31,7 +31,7 @@ def test_every_phase_gives_a_loss_that_trains_its_part(trainer: Trainer, phase: 
     assert moved == {"dense": {"visual"}, "joint": {"visual", "language_model"}}.get(phase, {"language_model"})
 
 
-def test_a_letter_is_told_by_the_quarter_of_a_cell_in_which_its_middle_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_letter_is_predicted_by_the_quarter_of_a_cell_that_holds_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits that name the right letters, and none elsewhere, cost nothing; one wrong letter does."""
     logits_K4C = torch.eye(1 + len(LETTERS))[0].repeat(CELLS * CELLS, 4, 1) * 50
     for cell, quarter, letter in ((0, 0, "A"), (0, 1, "C"), (5 * CELLS + 5, 3, "Z")):  # Z's middle is at (159, 165) px

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from rex_rl.model import load_policy
+from rex_rl.language.tasks import TASKS, chat_prompt
+from rex_rl.language.vocabulary import COORDINATE_TOKENS, Vocabulary, load_vocabulary
+from rex_rl.policy.model import load_policy
 from rex_rl.shapes.tiny import NUM_TEXT_TOKENS, ROW_MULTIPLE, SPECIAL_TOKENS, build_model, default_tokenizer
 from rex_rl.shapes.world import LABELS
-from rex_rl.tasks import TASKS, chat_prompt
-from rex_rl.vocabulary import COORDINATE_TOKENS, Vocabulary, load_vocabulary
 
 ANSWER = (
     "<|object_ref_start|>red circle<|object_ref_end|><|box_start|><0><17><999><998>,<1><2><3><4><|box_end|><|im_end|>"
@@ -37,7 +37,7 @@ def test_the_layout_is_rex_omnis(vocabulary: Vocabulary) -> None:
     assert 256 <= first <= NUM_TEXT_TOKENS
 
 
-def test_the_world_is_told_in_few_tokens(vocabulary: Vocabulary) -> None:
+def test_answers_about_the_world_take_few_tokens(vocabulary: Vocabulary) -> None:
     """A label takes two or three tokens, so that an answer is mostly coordinates."""
     assert all(len(vocabulary.encode(f" {label}")) == 2 for label in LABELS)
     assert all(len(vocabulary.encode(label)) <= 4 for label in LABELS)
@@ -51,7 +51,7 @@ def test_any_text_can_be_written(vocabulary: Vocabulary) -> None:
 
 
 def test_transformers_reads_the_same_ids(auto_tokenizer: Any, vocabulary: Vocabulary, tmp_path: Path) -> None:
-    """As it is, and after transformers has saved and read it again (ENVIRONMENT, trap 15)."""
+    """As it is, and after transformers has saved and read it again."""
     auto_tokenizer.save_pretrained(tmp_path)
     again = load_vocabulary(tmp_path)
     for text in (ANSWER, chat_prompt("Detect red circle."), "".join(COORDINATE_TOKENS)):
@@ -63,7 +63,7 @@ def test_transformers_reads_the_same_ids(auto_tokenizer: Any, vocabulary: Vocabu
 
 
 def test_the_chat_template_is_the_official_frame(tiny_model: Path) -> None:
-    """`chat_prompt` and the folder's own template, which other programs use, say the same."""
+    """`chat_prompt` and the folder's own template, which other programs use, give the same text."""
     from transformers import AutoProcessor
 
     messages = [

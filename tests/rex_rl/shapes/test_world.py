@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rewards.geometry import pairwise_iou
-from rex_rl.config_schema import SHAPES_TASKS
-from rex_rl.records import read_records
+from rewards.geometry.boxes import pairwise_iou
+from rex_rl.config.schema import SHAPES_TASKS
+from rex_rl.data.records import read_records
 from rex_rl.shapes.world import (
     IMAGE_SIDE_PX,
     LABELS,
@@ -45,13 +45,13 @@ def test_a_scene_holds_four_to_twenty_objects(scenes: list[Scene]) -> None:
 
 
 def test_several_objects_of_a_label_stand_together(scenes: list[Scene]) -> None:
-    """That is what a teacher-forced model loses count of."""
+    """A teacher-forced model loses count of such objects."""
     assert np.mean([len(scene.labels) / len(set(scene.labels)) for scene in scenes]) > 3
     assert all(set(scene.labels) <= set(LABELS) for scene in scenes)
 
 
 def test_no_two_objects_hide_each_other(scenes: list[Scene]) -> None:
-    """Not even of different labels; the issue asks for at most 0.5 within one."""
+    """Not even of different labels; at most 0.5 within one label would be enough."""
     for scene in scenes:
         iou_NN = pairwise_iou(scene.boxes_N4, scene.boxes_N4)
         np.fill_diagonal(iou_NN, 0)
@@ -96,7 +96,7 @@ def test_an_object_is_drawn_where_its_box_is() -> None:
         assert (columns.min(), rows.min(), columns.max(), rows.max()) == (40, 60, 79, 89), label
 
 
-def test_the_canvas_tells_where_one_is() -> None:
+def test_the_canvas_shows_the_position() -> None:
     """Red grows to the right and green downwards: rotary positions alone are relative."""
     canvas = np.asarray(draw_scene(np.random.default_rng(0), Scene(labels=(), boxes_N4=np.zeros((0, 4)))), dtype=float)
     assert (np.diff(canvas[:, ::28, 0].mean(axis=0)) > 0).all()
@@ -154,7 +154,7 @@ def test_a_mix_holds_as_many_images_of_each_task_and_reads_like_any_data_set(tmp
 
 
 def test_words_stand_apart_and_are_short() -> None:
-    """So no two boxes of a text overlap at all, and no two words read as one."""
+    """No two boxes of words overlap at all, so no two words read as one."""
     for seed in SEEDS:
         scene = sample_words(np.random.default_rng(seed))
         assert MIN_WORDS <= len(scene.labels) <= MAX_WORDS

@@ -1,0 +1,151 @@
+"""From rewards to the advantage of every token.
+
+Axes: P groups of a step, G answers of a group, T tokens of one answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rex_rl.config.schema import AdvantageConfig, GrpoConfig
+from rex_rl.learning.token_credit import CREDIT_OVER
+from rex_rl.types import Group, ScoredAnswer, Scores, TrainGroup
+
+STD_FLOOR = 1e-6
+"""Answers whose rewards spread less than this earned the same; rewards are of the order of 1."""
+
+
+def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
+    """Rewards of a group compared with each other: (r - mean) / std (paper, section 4.2.4; DeepSeekMath, 4.1.2).
+
+    A group whose answers all earn the same teaches nothing and gets zeros.
+
+    >>> group_advantages(np.array([0.0, 0.0, 1.0, 1.0]), normalise_std=True)
+    array([-1., -1.,  1.,  1.])
+    >>> group_advantages(np.array([0.0, 0.0, 1.0, 1.0]), normalise_std=False)
+    array([-0.5, -0.5,  0.5,  0.5])
+    """
+    centred_G = total_G - total_G.mean()
+    std = float(total_G.std())
+    if std < STD_FLOOR:
+        return np.zeros_like(centred_G)
+    return centred_G / std if normalise_std else centred_G
+
+
+def task_spreads(total_PG: Sequence[np.ndarray], tasks_P: Sequence[str]) -> dict[str, float]:
+    """How far a step's rewards lie from their groups' means, by task: sqrt(mean of (r - mean of its group)^2).
+
+    The mean is over all answers to prompts of the task. A task in which no group's answers differ gets 1.
+
+    >>> total_PG = [np.array([0.0, 4.0]), np.array([0.0, 0.2]), np.array([0.3, 0.7]), np.array([1.0, 1.0])]
+    >>> {task: round(spread, 3) for task, spread in task_spreads(total_PG, ["a", "b", "b", "c"]).items()}
+    {'a': 2.0, 'b': 0.158, 'c': 1.0}
+    """
+    centred_of: dict[str, list[np.ndarray]] = {}
+    for total_G, task in zip(total_PG, tasks_P, strict=True):
+        centred_of.setdefault(task, []).append(total_G - total_G.mean())
+    spreads = {task: float(np.concatenate(rows).std()) for task, rows in centred_of.items()}
+    return {task: spread if spread >= STD_FLOOR else 1.0 for task, spread in spreads.items()}
+
+
+def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scores]:
+    """A step's rewards and credits divided by their task's spread, so that no task's scale drowns another's."""
+    spreads = task_spreads([one.total_G for one in scores], tasks_P)
+    return [
+        replace(
+            one,
+            total_G=one.total_G / spreads[task],
+            credits_GN=tuple(credits_N / spreads[task] for credits_N in one.credits_GN),
+        )
+        for one, task in zip(scores, tasks_P, strict=True)
+    ]
+
+
+def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
+    """[G] of [T]: the advantage of every token under the configured credit.
+
+    `none`: the group-relative reward on all tokens. The other forms: plus the shapes' credit (token_credit.py).
+    """
+    advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
+    if config.credit == "none":
+        return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]
+    spans_GN2 = [shapes.spans_N2 for shapes in scores.shapes_G]
+    rows = CREDIT_OVER[config.credit_over](scores.credits_GN, spans_GN2, lengths_G)
+    return [advantage + config.credit_weight * credit_T for advantage, credit_T in zip(advantages_G, rows, strict=True)]
+
+
+def token_weights(lengths_B: np.ndarray, weighting: str, *, max_answer_tokens: int) -> np.ndarray:
+    """[B] weight in the loss of each token of an answer, for all answers of a step.
+
+    `sequence_mean`: 1 / (B length), every answer alike (paper, equation 2; GSPO, arXiv 2507.18071, equation 5).
+    `token_mean`: 1 / sum of lengths, every token alike (DAPO, arXiv 2503.14476, section 3.3; CISPO, arXiv 2506.13585,
+    equation 4), here over the step, there over a prompt's group. `constant`: 1 / (B max_answer_tokens), which
+    favours no length and keeps a token's weight from step to step (Dr. GRPO, arXiv 2503.20783, section 3).
+
+    >>> lengths_B = np.array([1, 4])
+    >>> [token_weights(lengths_B, name, max_answer_tokens=10).tolist() for name in ("sequence_mean", "token_mean")]
+    [[0.5, 0.125], [0.2, 0.2]]
+    >>> token_weights(lengths_B, "constant", max_answer_tokens=10).tolist()
+    [0.05, 0.05]
+    """
+    match weighting:
+        case "sequence_mean":
+            return 1 / (lengths_B.size * lengths_B)
+        case "token_mean":
+            return np.full(lengths_B.size, 1 / lengths_B.sum())
+        case _:
+            return np.full(lengths_B.size, 1 / (lengths_B.size * max_answer_tokens))
+
+
+def overlong_penalty(lengths_G: Sequence[int], *, max_answer_tokens: int, buffer: int) -> np.ndarray:
+    """[G] DAPO's soft punishment (arXiv 2503.14476, equation 13): 0 up to max - buffer, then linearly to -1 at max.
+
+    >>> overlong_penalty([70, 90, 100], max_answer_tokens=100, buffer=20)
+    array([ 0. , -0.5, -1. ])
+    """
+    return np.clip((max_answer_tokens - buffer - np.asarray(lengths_G)) / max(buffer, 1), -1, 0)
+
+
+def teaches(group: Group, scores: Scores, config: GrpoConfig) -> bool:
+    """Whether any token of a group has an advantage: none has where all answers earned the same and no credit is on.
+
+    A reward that is not a number passes; the learner's guard deals with it.
+    """
+    lengths_G = [answer.tokens_T.size for answer in group.answers]
+    rows = token_advantages(_less_length_cost(scores, lengths_G, config), lengths_G, config.advantage)
+    return not all(np.abs(advantages_T).max() < STD_FLOOR for advantages_T in rows)
+
+
+def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: GrpoConfig) -> list[TrainGroup]:
+    """A step's groups ready to learn from. Token weights and spreads of tasks are of the whole step."""
+    lengths_PG = [[answer.tokens_T.size for answer in group.answers] for group in groups]
+    weights_B = token_weights(
+        np.array([length for lengths_G in lengths_PG for length in lengths_G]),
+        config.token_weighting,
+        max_answer_tokens=config.max_answer_tokens,
+    )
+    weights = iter(weights_B.tolist())
+    scores = [_less_length_cost(one, lengths_G, config) for one, lengths_G in zip(scores, lengths_PG, strict=True)]
+    if config.advantage.normalise_by_task:
+        scores = in_task_units(scores, [group.prompt.record.task for group in groups])
+    return [
+        TrainGroup(
+            prompt=group.prompt,
+            answers=tuple(
+                ScoredAnswer(answer=answer, advantages_T=advantages_T.astype(np.float32), token_weight=next(weights))
+                for answer, advantages_T in zip(
+                    group.answers, token_advantages(one, lengths_G, config.advantage), strict=True
+                )
+            ),
+        )
+        for group, one, lengths_G in zip(groups, scores, lengths_PG, strict=True)
+    ]
+
+
+def _less_length_cost(scores: Scores, lengths_G: Sequence[int], config: GrpoConfig) -> Scores:
+    """Scores of one group, after the penalty for overlong answers."""
+    if not config.overlong_buffer:
+        return scores
+    cost_G = overlong_penalty(lengths_G, max_answer_tokens=config.max_answer_tokens, buffer=config.overlong_buffer)
+    return replace(scores, total_G=scores.total_G + cost_G)
