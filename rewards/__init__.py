@@ -5,6 +5,7 @@ Begin with compose.py and records.py. For the whole, read in this order: geometr
 duplicates.py, matching.py, terms.py, overlaps.py, compose.py; then credit.py and official.py.
 """
 
-from rewards.compose import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth, score_group, score_groups
+from rewards.compose import score_group, score_groups
+from rewards.records import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth
 
 __all__ = ["CREDITS", "REWARDS", "GroupScores", "Predictions", "RewardWeights", "Truth", "score_group", "score_groups"]

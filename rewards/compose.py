@@ -22,11 +22,11 @@ import numpy as np
 
 from rewards.credit import (
     RewardOf,
-    group_in_order_credits,
-    group_leave_one_out_credits,
-    group_prefix_credits,
+    in_order_credits,
     in_order_differences,
+    leave_one_out_credits,
     leave_one_out_differences,
+    prefix_credits,
     prefix_differences,
 )
 from rewards.geometry.boxes import BOX, BoolArray, FloatArray, IntArray, pairwise_iou
@@ -36,8 +36,6 @@ from rewards.overlaps import Overlaps, measure, measure_labels
 from rewards.records import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth
 from rewards.terms import count_error, is_malformed, is_truncated, rejection, shape_terms, weighted_total
 from rewards.text import text_similarity
-
-__all__ = ["CREDITS", "REWARDS", "GroupScores", "Predictions", "RewardWeights", "Truth", "score_group", "score_groups"]
 
 
 def score_group(
@@ -161,20 +159,13 @@ def _beside_truths(
     predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]
 ) -> list[tuple[Predictions, Truth]]:
     """[G] every answer and the truth of its prompt."""
-    return [
-        (predicted, truth)
-        for predicted_G, truth in zip(predicted_PG, truth_P, strict=True)
-        for predicted in predicted_G
-    ]
+    return [(one, truth) for predicted_G, truth in zip(predicted_PG, truth_P, strict=True) for one in predicted_G]
 
 
 def _matched_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
-    if credit == "prefix":
-        return group_prefix_credits(overlaps_G, weights)
-    if credit == "leave_one_out":
-        return group_leave_one_out_credits(overlaps_G, weights)
-    if credit == "in_order":
-        return group_in_order_credits(overlaps_G, weights)
+    forms = {"prefix": prefix_credits, "leave_one_out": leave_one_out_credits, "in_order": in_order_credits}
+    if credit in forms:
+        return forms[credit](overlaps_G, weights)
     return tuple(np.zeros(overlaps.num_predicted) for overlaps in overlaps_G)
 
 

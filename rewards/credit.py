@@ -12,8 +12,8 @@ import numpy as np
 from rewards.duplicates import group_roots, is_duplicate
 from rewards.geometry.boxes import BoolArray, FloatArray, IntArray
 from rewards.matching import best_assignment, best_total, group_values, totals_without
-from rewards.overlaps import Overlaps, measure
-from rewards.records import Predictions, RewardWeights, Truth
+from rewards.overlaps import Overlaps
+from rewards.records import RewardWeights
 from rewards.terms import shape_terms, weighted_total
 
 RewardOf = Callable[[IntArray], float]
@@ -23,36 +23,46 @@ _Counts = tuple[FloatArray, IntArray, IntArray, IntArray]
 _NONE = np.zeros(1, dtype=np.int64)
 
 
-def prefix_credits(predicted: Predictions, truth: Truth, weights: RewardWeights) -> FloatArray:
+def prefix_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
     """Credit of shape i: R(first i shapes) - R(first i - 1), in the order written.
 
+    They add up to R(all) - R(none). A duplicate carries the blame and not its original.
+
     Returns:
-        credits_N: [N] float64; they add up to R(all) - R(none). A duplicate carries the blame and not its original.
+        credits_GN: [G] of [N] float64.
 
     >>> from types import SimpleNamespace
+    >>> from rewards import Truth
+    >>> from rewards.overlaps import measure
     >>> predicted = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[0, 0, 9, 9]] * 2), faults=(), absent=())
-    >>> prefix_credits(predicted, Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",)), RewardWeights()).round(3).tolist()
+    >>> overlaps_G = measure([[predicted]], [Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",))], RewardWeights())
+    >>> prefix_credits(overlaps_G, RewardWeights())[0].round(3).tolist()
     [1.0, -1.083]
     """
-    return group_prefix_credits(measure([[predicted]], [truth], weights), weights)[0]
+    rewards_GP = _rewards([_count_prefixes(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
+    return tuple(rewards_P[1:] - rewards_P[:-1] for rewards_P in rewards_GP)
 
 
-def leave_one_out_credits(predicted: Predictions, truth: Truth, weights: RewardWeights) -> FloatArray:
+def leave_one_out_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
     """Credit of shape i: R(all) - R(all without i). Of two duplicates either is superfluous: both carry the blame.
 
     Returns:
-        credits_N: [N] float64.
+        credits_GN: [G] of [N] float64.
 
     >>> from types import SimpleNamespace
+    >>> from rewards import Truth
+    >>> from rewards.overlaps import measure
     >>> predicted = SimpleNamespace(labels=("a", "a"), bins_NK=np.array([[0, 0, 9, 9]] * 2), faults=(), absent=())
     >>> truth = Truth(("a",), np.array([[0, 0, 9, 9]]), ("a",))
-    >>> leave_one_out_credits(predicted, truth, RewardWeights()).round(3).tolist()
+    >>> overlaps_G = measure([[predicted]], [truth], RewardWeights())
+    >>> leave_one_out_credits(overlaps_G, RewardWeights())[0].round(3).tolist()
     [-1.083, -1.083]
     """
-    return group_leave_one_out_credits(measure([[predicted]], [truth], weights), weights)[0]
+    rewards_GV = _rewards([_count_leave_one_out(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
+    return tuple(rewards_V[-1] - rewards_V[:-1] for rewards_V in rewards_GV)
 
 
-def in_order_credits(predicted: Predictions, truth: Truth, weights: RewardWeights) -> FloatArray:
+def in_order_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
     """Credit of shape i: R - R without i, both of the answer without later duplicates of i.
 
     A duplicate carries the blame and not its original, as in `prefix_credits`. A right shape earns the same wherever it
@@ -60,31 +70,17 @@ def in_order_credits(predicted: Predictions, truth: Truth, weights: RewardWeight
     a long answer earn a fraction of what the first earn, and are blamed when compared with them.
 
     Returns:
-        credits_N: [N] float64.
+        credits_GN: [G] of [N] float64.
 
     >>> from types import SimpleNamespace
+    >>> from rewards import Truth
+    >>> from rewards.overlaps import measure
     >>> bins_NK = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [20, 0, 29, 9]])
     >>> predicted = SimpleNamespace(labels=("a",) * 3, bins_NK=bins_NK, faults=(), absent=())
-    >>> in_order_credits(predicted, Truth(("a", "a"), bins_NK[:2], ("a", "a")), RewardWeights()).round(3).tolist()
+    >>> overlaps_G = measure([[predicted]], [Truth(("a", "a"), bins_NK[:2], ("a", "a"))], RewardWeights())
+    >>> in_order_credits(overlaps_G, RewardWeights())[0].round(3).tolist()
     [0.175, 0.333, -0.575]
     """
-    return group_in_order_credits(measure([[predicted]], [truth], weights), weights)[0]
-
-
-def group_prefix_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
-    """`prefix_credits` of measured answers: [G] of [N]."""
-    rewards_GP = _rewards([_count_prefixes(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
-    return tuple(rewards_P[1:] - rewards_P[:-1] for rewards_P in rewards_GP)
-
-
-def group_leave_one_out_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
-    """`leave_one_out_credits` of measured answers: [G] of [N]."""
-    rewards_GV = _rewards([_count_leave_one_out(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
-    return tuple(rewards_V[-1] - rewards_V[:-1] for rewards_V in rewards_GV)
-
-
-def group_in_order_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights) -> tuple[FloatArray, ...]:
-    """`in_order_credits` of measured answers: [G] of [N]."""
     rewards_GV = _rewards([_count_in_order(overlaps) for overlaps in overlaps_G], overlaps_G, weights)
     return tuple(with_N - without_N for with_N, without_N in (np.split(rewards_V, 2) for rewards_V in rewards_GV))
 

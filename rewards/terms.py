@@ -110,11 +110,7 @@ def rejection(absent: Collection[str], empty_categories: Sequence[str]) -> float
 
 
 def shape_terms(
-    total: ArrayLike,
-    num_predicted: ArrayLike,
-    num_duplicates: ArrayLike,
-    num_lost_giants: ArrayLike,
-    num_true: ArrayLike,
+    total: ArrayLike, num_predicted: ArrayLike, num_duplicates: ArrayLike, num_giants: ArrayLike, num_true: ArrayLike
 ) -> dict[str, FloatArray]:
     """The terms that follow from the shapes, by name, each in [0, 1]; all but `f1` are penalties.
 
@@ -125,7 +121,7 @@ def shape_terms(
         "f1": f1(total, num_predicted, num_true),
         "duplicates": excess(num_duplicates, num_true),
         "surplus": surplus(num_predicted, num_true),
-        "large": excess(num_lost_giants, num_true),
+        "large": excess(num_giants, num_true),
     }
 
 

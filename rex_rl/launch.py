@@ -4,16 +4,20 @@ The only module that imports `actors`, and only inside functions, so that comman
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rex_rl import grpo, sft
 from rex_rl.bench.figure import Figure
 from rex_rl.config.load import Config, Stage
-from rex_rl.config.schema import GrpoConfig, SftConfig
+from rex_rl.config.schema import SHAPES_DATA, GrpoConfig, SftConfig
 from rex_rl.data.splits import DataSplit, load_split
 from rex_rl.data.stream import PromptStream, evaluation_prompts
 from rex_rl.errors import LearnerLostError
@@ -43,6 +47,8 @@ from rex_rl.types import Record, Sampling
 if TYPE_CHECKING:
     from actors.cluster.cluster import Cluster
 
+T = TypeVar("T")
+
 
 def describe_plan(config: Config) -> str:
     """The actors a run would start and what they ask of the cluster, one line each; starts nothing."""
@@ -58,16 +64,16 @@ def describe_plan(config: Config) -> str:
 def train(config: Config, *, accept_changes: bool = False) -> Path:
     """Run the configured stages, or the rest of them after an interruption; returns the run's folder.
 
-    Everything a user can get wrong is checked before any actor starts. Raises Stopped when SIGTERM asked it to end.
+    Everything a user can get wrong is checked before any actor starts. Only the synthetic world is drawn while they
+    start. Raises Stopped when SIGTERM asked the run to end.
     """
     begun = time.monotonic()
     model = resolve_model(config.model.path, max_model_len=config.rollout.max_model_len)
-    data = load_split(config)
+    data = _begin(partial(load_split, config), beside=config.data.train == SHAPES_DATA)
     with run_lock(config.run_folder):
         run = RunFolder.open(config, accept_changes=accept_changes)
         stop = StopRequest(wait_s=config.checkpoint.stop_wait_s)
         with stop.listening(), RunLog.for_run(config, run.folder) as log:
-            _tell_inputs(run, data, log)
             _run_stages(config, model, data, run, log, stop, begun)
             with run.timed("report"):
                 run.publish_model(config.stages[-1])
@@ -77,21 +83,51 @@ def train(config: Config, *, accept_changes: bool = False) -> Path:
     return run.folder
 
 
+def _begin(function: Callable[[], T], *, beside: bool) -> Future[T]:
+    """Call a function, here and now or in a thread beside what follows."""
+    future: Future[T] = Future()
+    if not beside:
+        future.set_result(function())
+        return future
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001 - handed to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
 def _run_stages(
-    config: Config, model: Path, data: DataSplit, run: RunFolder, log: RunLog, stop: StopRequest, begun: float
+    config: Config, model: Path, data: Future[DataSplit], run: RunFolder, log: RunLog, stop: StopRequest, begun: float
 ) -> None:
     """Run the configured stages that are not done; where none is left, no cluster is joined."""
     todo = [stage for stage in config.stages if not run.is_done(stage)]
-    canaries = CanaryWatch(data.train, RewardRule(config.reward), config.reward.canaries, log)
-    if "grpo" in todo:
-        canaries.start()
+    canaries = _begin(partial(_check_inputs, config, data, run, log, is_trained="grpo" in todo), beside=not data.done())
     if not todo:
+        canaries.result()
         return
-    with run.timed("start", since=begun):
-        cluster = _start(config, model, log, stop)
-    with contextlib.closing(cluster):
+    with contextlib.ExitStack() as stack:
+        with run.timed("start", since=begun):
+            cluster = stack.enter_context(contextlib.closing(_start(config, model, log, stop, canaries)))
+            canaries.result()
+            stop.is_patient = True
         for stage in todo:
-            _Stage(config, cluster, data, run, log, canaries, stop).run(stage, run.start_of(stage, model))
+            stage_run = _Stage(config, cluster, data.result(), run, log, canaries.result(), stop)
+            stage_run.run(stage, run.start_of(stage, model))
+
+
+def _check_inputs(
+    config: Config, data: Future[DataSplit], run: RunFolder, log: RunLog, *, is_trained: bool
+) -> CanaryWatch:
+    """Log what the run starts from, and try the cheats on its reward where GRPO is going to train with it."""
+    _tell_inputs(run, data.result(), log)
+    canaries = CanaryWatch(data.result().train, RewardRule(config.reward), config.reward.canaries, log)
+    if is_trained:
+        canaries.start()
+    return canaries
 
 
 def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
@@ -105,35 +141,33 @@ def _tell_inputs(run: RunFolder, data: DataSplit, log: RunLog) -> None:
     run.write_quarantine(data.bad)
 
 
-def _start(config: Config, model: Path, log: RunLog, stop: StopRequest) -> "Cluster":
+def _start(config: Config, model: Path, log: RunLog, stop: StopRequest, checks: Future[CanaryWatch]) -> "Cluster":
+    """Join the cluster and start the actors, unless the checks have failed by then."""
     from actors.cluster.cluster import Cluster, connect
     from actors.cluster.placement import plan_actors
 
     roles = [plan.role for plan in plan_actors(config)]
     log.event("cluster", address=connect(config, roles))
     stop.listen()  # Ray has set a handler of its own
+    if checks.done():
+        checks.result()
     cluster = Cluster(config, str(model), roles=roles, tell=log.event)
     log.watch_steps(cluster.start_monitor().step)
     log.watch_steps(cluster.rollouts.goodput.step)
-    stop.is_patient = True
     return cluster
 
 
+@dataclass(frozen=True, slots=True)
 class _Stage:
     """What both stages of a run share."""
 
-    def __init__(
-        self,
-        config: Config,
-        cluster: "Cluster",
-        data: DataSplit,
-        run: RunFolder,
-        log: RunLog,
-        canaries: CanaryWatch,
-        stop: StopRequest,
-    ) -> None:
-        self._config, self._cluster, self._data = config, cluster, data
-        self._run, self._log, self._canaries, self._stop = run, log, canaries, stop
+    _config: Config
+    _cluster: "Cluster"
+    _data: DataSplit
+    _run: RunFolder
+    _log: RunLog
+    _canaries: CanaryWatch
+    _stop: StopRequest
 
     def run(self, stage: Stage, model: Path) -> None:
         """Run one stage from a model folder to a model folder; its last evaluation gives its figures.

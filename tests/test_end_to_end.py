@@ -15,7 +15,7 @@ from rex_rl.config.schema import SHAPES_TASKS
 from rex_rl.evaluation.figures import METRICS
 from rex_rl.language.tasks import TASKS
 from rex_rl.run.log import read_metrics
-from tests.support.faulty_job import FaultyJob
+from rex_rl.shapes.world import write_split
 
 pytestmark = pytest.mark.engine
 
@@ -35,10 +35,64 @@ def rex_rl(*arguments: str, root: Path, env: dict[str, str]) -> subprocess.Compl
     )
 
 
+TASKS_OF_A_RUN = (*SHAPES_TASKS, "keypoint_person", "ocr_polygon")
+"""Every geometry: the synthetic world draws boxes, points and words; key points and polygons stand on blank images."""
+
+
+def write_records(folder: Path, name: str, *, seed: int) -> Path:
+    """Two records of each task."""
+    file = write_split(folder, name=name, num_images=2, seed=seed, tasks=SHAPES_TASKS)
+    points = TASKS["keypoint_person"].keypoints
+    person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(points) | {points[0]: [50, 20]}}
+    word = {"label": "AB", "polygon": [[10, 10], [60, 12], [58, 40], [9, 41]]}
+    with file.open("a") as lines:
+        for i in range(2):
+            Image.new("RGB", (196, 196)).save(folder / f"{name}_blank{i}.png")
+            for task, asked, thing in (("keypoint_person", "person", person), ("ocr_polygon", "word", word)):
+                about = {"id": f"{task}{i}", "image": f"{name}_blank{i}.png", "task": task}
+                lines.write(json.dumps(about | {"categories": [asked], "objects": [thing]}) + "\n")
+    return file
+
+
 @pytest.fixture(scope="module")
-def finished(quiet_job: FaultyJob) -> Path:
+def small_runs(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]
+) -> dict[str, FinishedRun]:
+    """Runs of both stages side by side, as each waits for one process after the other to start."""
+    folder = tmp_path_factory.mktemp("small")
+    overrides = {
+        "photos": (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}", "grpo.max_staleness=1"),
+        "mix": (
+            f"data.train={write_records(folder, 'train', seed=0)}",
+            f"data.heldout={write_records(folder, 'heldout', seed=1)}",
+            f"data.tasks=[{', '.join(TASKS_OF_A_RUN)}]",
+            "evaluation.num_images=2",
+            "grpo.prompts_per_step=6",
+            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: prefix}",
+            "rollout.max_model_len=2048",  # every key point is named in the question
+        ),
+    }
+
+    def train(name: str) -> FinishedRun:
+        where = (f"name={name}", f"run_root={folder}", "sft.num_steps=2")
+        done = rex_rl("train", "configs/smoke.yaml", *where, *overrides[name], root=root, env=ray_environment)
+        return folder / name, done
+
+    with ThreadPoolExecutor() as side_by_side:
+        return dict(zip(overrides, side_by_side.map(train, overrides), strict=True))
+
+
+def ended_well(run: FinishedRun) -> tuple[Path, dict[str, Any]]:
+    """The run's folder and its `summary.json`."""
+    folder, done = run
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(small_runs: dict[str, FinishedRun]) -> Path:
     """The folder of a finished run of both stages."""
-    return quiet_job.folder
+    return ended_well(small_runs["mix"])[0]
 
 
 def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
@@ -60,70 +114,13 @@ def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -
 
     With the longest prompt, the answer's limit exceeds the model's context; the answer takes what is left.
     """
-    image = next((finished.parent / "data").glob("*/images/heldout_000000.png"))
     out = tmp_path / "drawn.png"
-    categories = "red circle, blue square"
-    arguments = ("--model", str(finished / "model"), "--image", str(image), "--categories", categories)
+    image = finished.parent / "images" / "heldout_000000.png"
+    arguments = ("--model", f"{finished / 'model'}", "--image", f"{image}", "--categories", "red circle, blue square")
     done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "1200", root=root, env={})
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout)) == {"image", "width", "height", "task", "objects", "absent", "faults"}
     assert out.stat().st_size > 0
-
-
-def write_figures(folder: Path) -> Path:
-    """Write records that the synthetic world does not draw: key points and polygons, on blank images."""
-    for i in range(5):  # all records of an image are on one side of the split
-        Image.new("RGB", (196, 196)).save(folder / f"blank{i}.png")
-    names = TASKS["keypoint_person"].keypoints
-    person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(names) | {names[0]: [50, 20]}}
-    word = {"label": "AB", "polygon": [[10, 10], [60, 12], [58, 40], [9, 41]]}
-    lines = [
-        {"id": f"{name}{i}", "image": f"blank{i}.png", "task": name, "categories": [asked], "objects": [thing]}
-        for i in range(5)
-        for name, asked, thing in (("keypoint_person", "person", person), ("ocr_polygon", "word", word))
-    ]
-    file = folder / "figures.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file
-
-
-@pytest.fixture(scope="module")
-def small_runs(
-    root: Path, tmp_path_factory: pytest.TempPathFactory, ray_environment: dict[str, str]
-) -> dict[str, FinishedRun]:
-    """Runs of both stages in parallel, as each spends its time waiting for processes to start."""
-    folder = tmp_path_factory.mktemp("small")
-    overrides = {
-        "figures": (
-            f"data.train={write_figures(folder)}",
-            "data.tasks=[keypoint_person, ocr_polygon]",
-            "data.heldout_fraction=0.4",
-            "grpo.prompts_per_step=6",
-            "rollout.max_model_len=2048",  # every key point is named in the question
-        ),
-        "photos": (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}", "grpo.max_staleness=1"),
-        "mix": (
-            f"data.tasks=[{', '.join(SHAPES_TASKS)}]",
-            "data.shapes={num_train: 3, num_heldout: 2}",
-            "grpo.prompts_per_step=6",
-            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: prefix}",
-        ),
-    }
-
-    def train(name: str) -> FinishedRun:
-        where = (f"name={name}", f"run_root={folder}", "sft.num_steps=2")
-        done = rex_rl("train", "configs/smoke.yaml", *where, *overrides[name], root=root, env=ray_environment)
-        return folder / name, done
-
-    with ThreadPoolExecutor() as side_by_side:
-        return dict(zip(overrides, side_by_side.map(train, overrides), strict=True))
-
-
-def ended_well(run: FinishedRun) -> tuple[Path, dict[str, Any]]:
-    """The run's folder and its `summary.json`."""
-    folder, done = run
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, json.loads((folder / "summary.json").read_text())
 
 
 def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, FinishedRun]) -> None:
@@ -134,27 +131,19 @@ def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, F
     assert 2 in steps
 
 
-def test_four_tasks_train_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
-    """Both stages on a mix of tasks: rewards, figures and gains by task, advantages in units of their task."""
+def test_every_geometry_trains_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
+    """Both stages on a mix of six tasks: rewards, advantages, held-out figures, gains by task, and pictures."""
     folder, summary = ended_well(small_runs["mix"])
-    assert summary["grpo"]["num_images"] == 8
-    assert {f"{task}/f1_miou" for task in SHAPES_TASKS} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
+    assert summary["grpo"]["num_images"] == 2 * len(TASKS_OF_A_RUN)
+    assert {f"{task}/f1_miou" for task in TASKS_OF_A_RUN} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
     names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
-    assert {f"reward/{task}" for task in SHAPES_TASKS} <= names  # 12 of the 12 training records in two steps
-    assert {f"eval/{task}/f1_miou" for task in SHAPES_TASKS} <= names
-    assert "reward/ocr_box" in (folder / "report.html").read_text()
+    assert {f"reward/{task}" for task in TASKS_OF_A_RUN} <= names  # 12 of the 12 training records in two steps
+    assert {f"eval/{task}/f1_miou" for task in TASKS_OF_A_RUN} <= names
+    page = (folder / "report.html").read_text()
+    assert "reward/ocr_box" in page
+    assert "image not shown" not in page
     compared = rex_rl("compare", str(folder), root=root, env={})
-    assert all(f"| mix | {task} | 2 |" in compared.stdout for task in SHAPES_TASKS), compared.stderr
-
-
-def test_key_points_and_polygons_train_in_one_run(small_runs: dict[str, FinishedRun]) -> None:
-    """Both stages, with held-out figures of either geometry, in the report's pictures too."""
-    folder, summary = ended_well(small_runs["figures"])
-    tasks = ("keypoint_person", "ocr_polygon")
-    assert all(f"{task}/f1_miou" in summary["grpo"] for task in tasks)
-    names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
-    assert {f"reward/{task}" for task in tasks} <= names
-    assert "image not shown" not in (folder / "report.html").read_text()
+    assert all(f"| mix | {task} | 2 |" in compared.stdout for task in TASKS_OF_A_RUN), compared.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ SAMPLED = ("reward", "reward_std", "rewards/f1/mean")
 
 def test_workers_of_every_role_are_killed_and_the_numbers_stay(start_job: StartJob, quiet_job: FaultyJob) -> None:
     """A rollout worker, a reward worker and the learner, one after the other, by kill -9."""
-    job = start_job("killed", num_steps=8)
+    job = start_job("killed", "rollout.num_workers=2", num_steps=8)
     for step, role in ((1, "rollout"), (2, "reward"), (3, "learner")):
         job.wait_for_step(step)
         job.strike(role)
@@ -40,7 +40,7 @@ def test_a_scaled_killed_and_stopped_run_has_the_numbers_of_a_quiet_one(
     start_job: StartJob, quiet_job: FaultyJob
 ) -> None:
     """Watched and scaled from other shells, its driver killed with -9, submitted again, ended by SIGTERM."""
-    job = start_job("moved", "rollout.num_workers=1")
+    job = start_job("moved")
     job.wait_for_step(1)
     scale(job, 0)
     num_steps = len(job.steps())
@@ -136,7 +136,7 @@ def test_kills_of_rollout_workers(start_job: StartJob, num_kills: int, every: in
     rng = random.Random(4)
     quiet = start_job(f"quiet{num_steps}", num_steps=num_steps)
     quiet.finish(timeout_s=3_600)
-    job = start_job(f"kills{num_kills}", num_steps=num_steps)
+    job = start_job(f"kills{num_kills}", "rollout.num_workers=2", num_steps=num_steps)
     for number in range(num_kills):
         job.wait_for_step(1 + every * number, timeout_s=1_800, poll_s=every / 100)  # reading a long log takes time
         time.sleep(rng.uniform(0, 2))

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rex_rl.config.load import Config
 from rex_rl.errors import PlacementError
@@ -39,7 +40,9 @@ def join(address: str | None, *, key: str, num_cpus: int | None = None, namespac
     try:
         if found := re.fullmatch(r"([^/]+):(\d+)", address or ""):  # Ray itself would try for many minutes
             socket.create_connection((found[1], int(found[2])), timeout=CONNECT_S).close()
-        ray.init(address=address, num_cpus=num_cpus, namespace=namespace, log_to_driver=False, logging_level="error")
+        # A new cluster lives as long as this process: it gets no dashboard, which takes two seconds to start.
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        ray.init(address=address, num_cpus=num_cpus, namespace=namespace, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise PlacementError(f"{key} = {address}: cannot join a Ray cluster ({str(error).splitlines()[0]})") from error
 

@@ -5,6 +5,7 @@ inbox, so no lock is needed and no call reaches the engine half-way through a st
 """
 
 import contextlib
+import gc
 import os
 import queue
 import threading
@@ -44,6 +45,9 @@ def set_engine_environment(rollout: RolloutConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if rollout.num_gpus == 0:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # several engines share few cores here
+        # vLLM compiles one thing: the rank of a token's log-probability, which nobody asks for. It takes 18 s, or 2 s
+        # where an earlier process left the result, at the first answer of every engine.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
         os.environ["OMP_NUM_THREADS"] = str(rollout.threads)
 
 
@@ -59,6 +63,7 @@ def build_engine(folder: str, model: ModelConfig, rollout: RolloutConfig) -> Any
 
     from actors.weights import receiver
 
+    gc.freeze()  # vLLM collects five times while it starts
     # When registered as a class, vLLM does not inspect the model in a fresh process, which lacks the repair above.
     ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
     receiver.register()
@@ -147,7 +152,12 @@ class EngineThread:
         self._thread.join(timeout=10)
 
     def _start(self) -> None:
-        self._engine = self._build()
+        gc.disable()  # vLLM's modules are a million objects that stay; to look through them is an eighth of the start
+        try:
+            self._engine = self._build()
+        finally:
+            gc.freeze()
+            gc.enable()
         self._engine.set_weight_version(str(BASE_VERSION))
         self._loops = LoopWatch(self._engine, self._vocabulary)
 

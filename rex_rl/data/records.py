@@ -1,4 +1,4 @@
-"""Record files: JSON lines in, `Record`s out, and the other way round.
+"""Record files: JSON lines in, `Record`s out.
 
 A bad record is named (file, line, field, reason), skipped and counted; above `max_bad_fraction` reading fails. A record
 of another task than the one asked for means that the file is the wrong one, and fails at once.
@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -139,14 +139,6 @@ def read_records(
     return record_set
 
 
-def write_records(file: str | Path, records: Iterable[Record]) -> None:
-    """Write records as JSON lines for `read_records`; paths of images below the file's folder become relative."""
-    folder = Path(os.path.abspath(file)).parent
-    with open(file, "w", encoding="utf-8") as stream:
-        for record in records:
-            stream.write(json.dumps(_fields(record, folder), allow_nan=False) + "\n")
-
-
 def make_checks(
     file: str | Path, *, images: str | Path | None, task: str | None, check_images: bool, decode_images: bool
 ) -> Checks:
@@ -266,21 +258,6 @@ def _record(fields: dict[str, Any], where: str, checks: Checks) -> Record:
         source=where,
         visual_prompt=visual_prompt(fields, task, size),
     )
-
-
-def _fields(record: Record, folder: Path) -> dict[str, Any]:
-    """The JSON object of a record."""
-    image = Path(record.image)
-    return {
-        "id": record.id,
-        "image": str(image.relative_to(folder) if image.is_relative_to(folder) else image),
-        "width": record.width,
-        "height": record.height,
-        "task": record.task,
-        "categories": list(record.categories),
-        "objects": [object_fields(thing) for thing in record.objects],
-        **({"visual_prompt": [list(corners) for corners in record.visual_prompt]} if record.visual_prompt else {}),
-    }
 
 
 def object_fields(thing: Object) -> dict[str, Any]:

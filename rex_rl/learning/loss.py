@@ -11,7 +11,7 @@ import torch
 from rex_rl.config.schema import GrpoConfig
 from rex_rl.learning.divergence import DIVERGENCES
 from rex_rl.learning.importance import CORRECTIONS
-from rex_rl.learning.surrogates import SURROGATES, log_ratio
+from rex_rl.learning.surrogates import SURROGATES, AnswerTokens, log_ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def policy_terms(
     if reference_N is not None and config.kl_in == "reward":
         advantages_N = advantages_N - config.kl_beta * divergence(behaviour_N, reference_N)
     low, high = config.clip_low, config.clip_high
-    loss_N, ratio_N = SURROGATES[config.algorithm](logprobs_N, old_N, advantages_N, lengths_B, low, high)
+    loss_N, ratio_N = SURROGATES[config.algorithm](AnswerTokens(logprobs_N, old_N, advantages_N, lengths_B), low, high)
     correct = CORRECTIONS[config.importance]
     weight_N = correct(log_ratio(old_N, behaviour_N), lengths_B, config.importance_low, config.importance_high)
     loss_N = weight_N * loss_N

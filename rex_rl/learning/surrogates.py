@@ -6,16 +6,31 @@ How tokens are weighted into a scalar is decided where the whole step is known: 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 MAX_LOG_RATIO = 10.0
 """exp(10) = 22,026: beyond it a ratio or a k3 term means only "far away", and float32 would overflow at 88."""
 
-Surrogate = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, float], tuple[torch.Tensor, torch.Tensor]
-]
-"""(logprobs_N, old_N, advantages_N, lengths_B, low, high) -> (loss_N, ratio_N)."""
+LossAndRatio = tuple[torch.Tensor, torch.Tensor]
+"""(loss_N, ratio_N)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """What an algorithm looks at."""
+
+    logprobs_N: torch.Tensor
+    old_N: torch.Tensor
+    advantages_N: torch.Tensor
+    lengths_B: torch.Tensor
+    """Tokens of each answer."""
+
+    @property
+    def log_ratio_N(self) -> torch.Tensor:
+        """How much likelier each token became, as a logarithm."""
+        return log_ratio(self.logprobs_N, self.old_N)
 
 
 def log_ratio(logprobs_N: torch.Tensor, old_N: torch.Tensor) -> torch.Tensor:
@@ -34,9 +49,7 @@ def answer_mean(values_N: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor
     return (sums_B / lengths_B)[answer_N]
 
 
-def clipped(
-    ratio_N: torch.Tensor, advantages_N: torch.Tensor, low: float, high: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def clipped(ratio_N: torch.Tensor, advantages_N: torch.Tensor, low: float, high: float) -> LossAndRatio:
     """PPO's -min(r A, clip(r, 1 - low, 1 + high) A) (arXiv 1707.06347, equation 7), and r.
 
     >>> clipped(torch.tensor([1.0, 2.0, 0.5]), torch.tensor([1.0, 1.0, -1.0]), 0.2, 0.3)[0]
@@ -46,65 +59,54 @@ def clipped(
     return -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N), ratio_N
 
 
-def grpo(
-    logprobs_N: torch.Tensor,
-    old_N: torch.Tensor,
-    advantages_N: torch.Tensor,
-    lengths_B: torch.Tensor,
-    low: float,
-    high: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def grpo(tokens: AnswerTokens, low: float, high: float) -> LossAndRatio:
     """GRPO (paper, equation 2; DeepSeekMath, arXiv 2402.03300, equation 3): the clipped ratio of each token.
 
     Dr. GRPO (arXiv 2503.20783, section 3) and DAPO (arXiv 2503.14476, equation 8) are the same function of a token:
     the first drops 1 / length and 1 / std, the second weights all tokens alike and has `high` above `low`.
 
-    >>> grpo(torch.tensor([0.0, 0.0]), torch.tensor([0.0, -1.0]), torch.ones(2), torch.tensor([2]), 0.2, 0.3)[0]
+    >>> logprobs_N, old_N = torch.tensor([0.0, 0.0]), torch.tensor([0.0, -1.0])
+    >>> grpo(AnswerTokens(logprobs_N, old_N, torch.ones(2), torch.tensor([2])), 0.2, 0.3)[0]
     tensor([-1.0000, -1.3000])
     """
-    return clipped(log_ratio(logprobs_N, old_N).exp(), advantages_N, low, high)
+    return clipped(tokens.log_ratio_N.exp(), tokens.advantages_N, low, high)
 
 
-def gspo(
-    logprobs_N: torch.Tensor,
-    old_N: torch.Tensor,
-    advantages_N: torch.Tensor,
-    lengths_B: torch.Tensor,
-    low: float,
-    high: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gspo(tokens: AnswerTokens, low: float, high: float) -> LossAndRatio:
     """GSPO (arXiv 2507.18071): s = exp(mean over the answer's tokens of log r) is clipped, answers as a whole.
 
     This is its token form (section 4.3, GSPO-token): s_t = sg(s) * policy_t / sg(policy_t) has the value s and, where
     an answer's tokens share one advantage, the value and gradient of equation 5; credit per box stays with its tokens.
 
-    >>> loss_N, ratio_N = gspo(torch.tensor([0.0, 0.0, -2.0]), torch.tensor([-0.2, 0.0, -2.0]), torch.ones(3),
-    ...     torch.tensor([2, 1]), 0.2, 0.3)
-    >>> ratio_N  # exp(0.1) on both tokens of the first answer
+    >>> logprobs_N, old_N = torch.tensor([0.0, 0.0, -2.0]), torch.tensor([-0.2, 0.0, -2.0])
+    >>> tokens = AnswerTokens(logprobs_N, old_N, torch.ones(3), torch.tensor([2, 1]))
+    >>> gspo(tokens, 0.2, 0.3)[1]  # exp(0.1) on both tokens of the first answer
     tensor([1.1052, 1.1052, 1.0000])
     """
-    log_s_N = answer_mean(log_ratio(logprobs_N, old_N).detach(), lengths_B)
-    return clipped((log_s_N + logprobs_N - logprobs_N.detach()).exp(), advantages_N, low, high)
+    log_s_N = answer_mean(tokens.log_ratio_N.detach(), tokens.lengths_B)
+    return clipped((log_s_N + tokens.logprobs_N - tokens.logprobs_N.detach()).exp(), tokens.advantages_N, low, high)
 
 
-def cispo(
-    logprobs_N: torch.Tensor,
-    old_N: torch.Tensor,
-    advantages_N: torch.Tensor,
-    lengths_B: torch.Tensor,
-    low: float,
-    high: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def cispo(tokens: AnswerTokens, low: float, high: float) -> LossAndRatio:
     """CISPO (MiniMax-M1, arXiv 2506.13585, equations 4 and 5): -sg(clip(r, 1 - low, 1 + high)) A log policy.
 
     The ratio is a weight without a gradient, so a token beyond the bound still teaches.
 
-    >>> cispo(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -4.0]), torch.ones(2), torch.tensor([2]), 1.0, 4.0)[0]
+    >>> logprobs_N, old_N = torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -4.0])
+    >>> cispo(AnswerTokens(logprobs_N, old_N, torch.ones(2), torch.tensor([2])), 1.0, 4.0)[0]
     tensor([1., 5.])
     """
-    ratio_N = log_ratio(logprobs_N, old_N).detach().exp()
-    return -ratio_N.clamp(1 - low, 1 + high) * advantages_N * logprobs_N, ratio_N
+    ratio_N = tokens.log_ratio_N.detach().exp()
+    return -ratio_N.clamp(1 - low, 1 + high) * tokens.advantages_N * tokens.logprobs_N, ratio_N
 
 
-SURROGATES: dict[str, Surrogate] = {"grpo": grpo, "dr_grpo": grpo, "dapo": grpo, "gspo": gspo, "cispo": cispo}
+Surrogate = Callable[[AnswerTokens, float, float], LossAndRatio]
+"""(tokens, low, high) -> (loss_N, ratio_N)."""
+SURROGATES: dict[str, Surrogate] = {
+    "grpo": grpo,
+    "dr_grpo": grpo,
+    "dapo": grpo,
+    "gspo": gspo,
+    "cispo": cispo,
+}
 """`grpo.algorithm` -> function."""

@@ -6,6 +6,7 @@ their order, then undefined rows up to a multiple of 64.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from rex_rl.language.vocabulary import COORDINATE_TOKENS
 from rex_rl.policy.cpu_repair import repair
+from rex_rl.policy.model_folder import SHIPPED_BASE
 from rex_rl.shapes.world import LABELS
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ NUM_TEXT_TOKENS = 512
 ROW_MULTIPLE = 64
 IMAGE_MEAN, IMAGE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation, which Qwen2.5-VL uses."""
-MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 100 * 28 * 28
 
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -50,13 +51,11 @@ _SPLIT = (
 )
 """Qwen2's pre-tokenisation pattern (interface string, transformers' Qwen2Tokenizer)."""
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_PROCESSOR_FILES = (
+    *("tokenizer_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("chat_template.json", "generation_config.json"),
 )
+"""Taken from the shipped base, whatever the tokenizer."""
 
 
 def build_tokenizer(corpus: list[str]) -> Tokenizer:
@@ -84,41 +83,18 @@ def build_tokenizer(corpus: list[str]) -> Tokenizer:
 
 
 def build_config(tokenizer: Tokenizer) -> "Qwen2_5_VLConfig":
-    """Sizes of the tiny model: about 2 million parameters, 4 MB in bfloat16."""
+    """Sizes of the shipped base, about 2 million parameters, with the ids of a tokenizer."""
     repair()
     from transformers import Qwen2_5_VLConfig
 
-    ids = {text: tokenizer.token_to_id(text) for text in SPECIAL_TOKENS}
-    rows = -(-tokenizer.get_vocab_size() // ROW_MULTIPLE) * ROW_MULTIPLE
-    return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": rows,
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": 4,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_heads": 4,
-            "out_hidden_size": 128,
-            "fullatt_block_indexes": [0, 1, 2, 3],
-        },
-        tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-    )
+    config, id_of = Qwen2_5_VLConfig.from_pretrained(SHIPPED_BASE), tokenizer.token_to_id
+    config.dtype = config.text_config.dtype = config.vision_config.dtype = None  # the shipped one is in bfloat16
+    config.text_config.vocab_size = -(-tokenizer.get_vocab_size() // ROW_MULTIPLE) * ROW_MULTIPLE
+    config.text_config.bos_token_id = config.text_config.pad_token_id = id_of("<|endoftext|>")
+    config.text_config.eos_token_id = id_of("<|im_end|>")
+    config.image_token_id, config.video_token_id = id_of("<|image_pad|>"), id_of("<|video_pad|>")
+    config.vision_start_token_id, config.vision_end_token_id = id_of("<|vision_start|>"), id_of("<|vision_end|>")
+    return config
 
 
 def build_model(tokenizer: Tokenizer, *, seed: int) -> "Qwen2_5_VLForConditionalGeneration":
@@ -156,41 +132,8 @@ def write_processor_files(folder: Path, tokenizer: Tokenizer) -> None:
     """Write tokenizer, image and video processor and chat template the way transformers and vLLM expect them."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": None,
-            "bos_token": None,
-            "model_max_length": 4096,
-            "clean_up_tokenization_spaces": False,
-            "add_prefix_space": False,
-        },
-    )
-    pixels = {
-        "patch_size": 14,
-        "merge_size": 2,
-        "temporal_patch_size": 2,
-        "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
-    }
-    _write_json(
-        folder / "preprocessor_config.json",
-        {**pixels, "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"},
-    )
-    _write_json(
-        folder / "video_preprocessor_config.json",
-        {**pixels, "video_processor_type": "Qwen2VLVideoProcessor", "processor_class": "Qwen2_5_VLProcessor"},
-    )
-    _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-    _write_json(folder / "generation_config.json", {"do_sample": False})
-
-
-def _write_json(path: Path, value: dict[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    for name in _PROCESSOR_FILES:
+        shutil.copyfile(SHIPPED_BASE / name, folder / name)
 
 
 def default_tokenizer() -> Tokenizer:

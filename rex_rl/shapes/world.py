@@ -5,8 +5,8 @@ whose objects share x0: answers are written in ascending x0, so the order inside
 only teacher-forced loses count there. It repeats boxes and misses others, as the paper saw on VisDrone.
 
 Detection asks for boxes of all objects, pointing for a point in each (their boxes are the truth), visual prompting for
-all of a label by one or two of them, OCR for the words of a scene of words: one to three letters each, of a few letters
-that look unlike each other.
+all objects of a label by one or two examples, OCR for the words of a scene of words: one to three letters each, of a
+few letters that do not look alike.
 
 The canvas brightens in red to the right and in green downwards. Qwen2.5-VL's positions are relative (rotary)
 everywhere; without a cue in the pixels a model of a few million parameters does not learn to localise in minutes.
@@ -15,6 +15,8 @@ everywhere; without a cue in the pixels a model of a few million parameters does
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rex_rl.errors import UserError
+from rex_rl.shapes.png import write_png
 
 IMAGE_SIDE_PX = 196
 """Side of a scene: 7 x 7 merged vision patches of 28 px, so the processor never resizes it."""
@@ -36,13 +39,15 @@ LABELS = tuple(LOOKS)
 LINE_PX = 2
 MAX_IOU = 0.3
 """No two objects overlap more, whatever their labels: a hidden outline teaches nothing."""
+MIN_RECORDS_SHARED, RECORDS_A_PIECE = 256, 32
+"""From so many records on all cores draw, so many at a time: a process takes as long to start as 60 records."""
 
 
 LETTERS = "ACEHLOSTXZ"
 MAX_LETTERS = 3
 MIN_WORDS, MAX_WORDS = 2, 7
 LETTER_WIDTH_PX, LETTER_HEIGHT_PX, WORD_MARGIN_PX = (13, 19), (20, 31), 4
-"""Bounds of a letter's cell, and what stays free around a word, or two would read as one. A patch is 14 px."""
+"""Bounds of a letter's cell, and the margin around a word, or two would read as one. A patch is 14 px."""
 FONT_PX = 96
 """Words are drawn at this size and shrunk to their boxes: Pillow's own font, which needs no file."""
 
@@ -142,11 +147,16 @@ def draw_scene(rng: np.random.Generator, scene: Scene) -> Image.Image:
 
 
 def _canvas(rng: np.random.Generator) -> Image.Image:
+    canvas = rng.normal(0, 4, size=(IMAGE_SIDE_PX, IMAGE_SIDE_PX, 3))
+    canvas += _ramps()
+    return Image.fromarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8))
+
+
+@cache
+def _ramps() -> np.ndarray:
+    """[side, side, 3] the canvas without its noise."""
     ramp = np.linspace(30, 170, IMAGE_SIDE_PX)
-    canvas = np.empty((IMAGE_SIDE_PX, IMAGE_SIDE_PX, 3))
-    canvas[..., 0], canvas[..., 1], canvas[..., 2] = ramp[None, :], ramp[:, None], 80
-    canvas += rng.normal(0, 4, size=canvas.shape)
-    return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    return np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], 80.0), axis=-1)
 
 
 def sample_words(rng: np.random.Generator) -> Scene:
@@ -179,7 +189,7 @@ def draw_words(rng: np.random.Generator, scene: Scene) -> Image.Image:
 
 
 def asked_categories(rng: np.random.Generator, scene: Scene) -> tuple[str, ...]:
-    """The labels of a scene and, half the time, one that is not there if there is such (answered `None`)."""
+    """The labels of a scene and, half the time, one absent label if there is any (answered `None`)."""
     present = list(dict.fromkeys(scene.labels))
     absent = [label for label in LABELS if label not in present]
     if absent and rng.random() < 1 / 2:
@@ -188,7 +198,7 @@ def asked_categories(rng: np.random.Generator, scene: Scene) -> tuple[str, ...]:
 
 
 def sample_record(rng: np.random.Generator, kind: SceneKind, task: str) -> tuple[Image.Image, dict[str, Any]]:
-    """Draw one picture and what is asked about it: the task's fields of a record."""
+    """Draw one picture, and the fields of its record that the task needs."""
     scene = sample_words(rng) if task == "ocr_box" else sample_scene(rng, kind)
     image = draw_words(rng, scene) if task == "ocr_box" else draw_scene(rng, scene)
     fields: dict[str, Any] = {"task": task}
@@ -222,22 +232,28 @@ def write_split(
     Raises:
         UserError: the folder cannot be written to.
     """
+    write, numbers = partial(_write_record, folder, name, seed, tasks, kind), range(num_images * len(tasks))
+    file = folder / f"{name}.jsonl"
     try:
-        return _write_split(folder, name, num_images, seed, tasks, kind)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        if len(numbers) < MIN_RECORDS_SHARED:
+            lines = list(map(write, numbers))
+        else:
+            with get_context("spawn").Pool() as pool:  # a fork would copy the threads' locks of whoever asks
+                lines = pool.map(write, numbers, chunksize=RECORDS_A_PIECE)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def _write_split(folder: Path, name: str, num_images: int, seed: int, tasks: Sequence[str], kind: SceneKind) -> Path:
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index in range(num_images * len(tasks)):
-        rng = np.random.default_rng([seed, index])
-        path = folder / "images" / f"{name}_{index:06d}.png"
-        image, fields = sample_record(rng, kind, tasks[index % len(tasks)])
-        image.save(path)
-        about = {"id": path.stem, "image": f"images/{path.name}", "width": IMAGE_SIDE_PX, "height": IMAGE_SIDE_PX}
-        lines.append(about | fields)
-    file = folder / f"{name}.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
+
+
+def _write_record(
+    folder: Path, name: str, seed: int, tasks: Sequence[str], kind: SceneKind, index: int
+) -> dict[str, Any]:
+    """Draw one picture into its file; returns its record."""
+    rng = np.random.default_rng([seed, index])
+    path = folder / "images" / f"{name}_{index:06d}.png"
+    image, fields = sample_record(rng, kind, tasks[index % len(tasks)])
+    write_png(image, path)
+    about = {"id": path.stem, "image": f"images/{path.name}", "width": IMAGE_SIDE_PX, "height": IMAGE_SIDE_PX}
+    return about | fields

@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 
 from rewards import CREDITS, REWARDS, Predictions, RewardWeights, Truth, score_group
-from rewards.credit import in_order_credits, leave_one_out_credits, prefix_credits
+from rewards import credit as forms
 from rewards.overlaps import measure
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
+
+def of_one_answer(credits_of: Callable[..., tuple[np.ndarray, ...]]) -> Callable[..., np.ndarray]:
+    """A form of credit as a function of one answer and its truth."""
+    return lambda answer, truth, weights: credits_of(measure([[answer]], [truth], weights), weights)[0]
+
+
+prefix_credits = of_one_answer(forms.prefix_credits)
+leave_one_out_credits = of_one_answer(forms.leave_one_out_credits)
+in_order_credits = of_one_answer(forms.in_order_credits)
 CREDITS_N = {"prefix": prefix_credits, "leave_one_out": leave_one_out_credits, "in_order": in_order_credits}
 WEIGHTS = RewardWeights()
 SHAPES_ONLY = RewardWeights(format=0.0, truncated=0.0)

@@ -1,15 +1,29 @@
 """What the launcher logs before anything starts; the rest of it runs in the engine tests."""
 
 import json
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from rex_rl.config.load import Config
 from rex_rl.data.records import BadRecord
 from rex_rl.data.splits import DataSplit
-from rex_rl.launch import _tell_inputs
+from rex_rl.launch import _begin, _tell_inputs
 from rex_rl.run.folder import QUARANTINE, RunFolder
 from rex_rl.run.log import RunLog, read_metrics
 from tests.support import fakes
+
+
+def test_what_runs_beside_hands_its_error_to_whoever_asks() -> None:
+    """And what does not raises here and now: a user's own data is read before anything starts."""
+    failing = partial(int, "x")
+    with pytest.raises(ValueError, match="invalid literal"):
+        _begin(failing, beside=False)
+    begun = _begin(failing, beside=True)
+    with pytest.raises(ValueError, match="invalid literal"):
+        begun.result(timeout=10)
+    assert [_begin(partial(int, "3"), beside=beside).result(timeout=10) for beside in (True, False)] == [3, 3]
 
 
 def test_bad_records_are_counted_by_reason_and_accepted_changes_are_named(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from actors.bench.rollout import CountedWorker
 from actors.cluster.handles import RayLearner
 from actors.learner.rank import LearnerRank, Seat
 from actors.rollout.pool import RolloutPool
 from actors.rollout.seat import CONCURRENCY_GROUPS
-from actors.rollout.worker import RolloutWorker
 from rex_rl.config.actors import LearnerConfig, LoraConfig, RolloutConfig
 from rex_rl.config.schema import ModelConfig
 from rex_rl.language.tasks import TASKS
@@ -24,7 +24,9 @@ MAX_PIXELS = 36 * 28 * 28
 """Less than the scenes have and the model folder allows, so engine and learner agree only if both apply it."""
 
 
-ROLLOUT = RolloutConfig(max_sequences=8, max_model_len=512, kv_cache_gib=0.25, hang_timeout_s=60, max_deaths_in_row=1)
+MAX_PROMPTS = 16
+"""That a worker answers at a time."""
+ROLLOUT = RolloutConfig(max_sequences=128, max_model_len=512, kv_cache_gib=0.25, hang_timeout_s=60, max_deaths_in_row=1)
 """A small CPU engine."""
 
 
@@ -37,17 +39,40 @@ RANK_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR", "OMP_N
 """Environment variables that a learner rank sets."""
 
 
-def rollout_actor(kind: type, *, max_concurrency: int) -> Any:
-    """A rollout worker class as a Ray actor that runs on one thread."""
-    options = {"max_concurrency": max_concurrency, "concurrency_groups": CONCURRENCY_GROUPS}
-    return ray.remote(num_cpus=0.1, runtime_env=one_thread(), **options)(kind)
+class OddWorker(CountedWorker):
+    """A worker whose engine can be told to fail at its next step, or to answer with a few tokens only."""
+
+    def say_only(self, *texts: str) -> None:
+        """Sample from these tokens alone."""
+        self._engine._allowed_ids = [self._vocabulary.id_of(text) for text in texts]
+
+    def say_anything(self) -> int:
+        """Sample from all tokens of an answer again; returns how many requests the engine still keeps."""
+        self._engine._allowed_ids = self._vocabulary.sampled_ids.tolist()
+        kept = self._engine.call(lambda engine: engine.output_processor)
+        return len(kept.parent_requests) + len(kept.request_states) + len(kept.external_req_ids)
+
+    def fail_next_step(self) -> None:
+        """Raise once in the middle of an engine step, as a library may."""
+
+        def sabotage(engine: Any) -> None:
+            step = engine.step
+
+            def fail() -> None:
+                engine.step = step
+                step()
+                raise RuntimeError("out of luck")
+
+            engine.step = fail
+
+        self._engine.call(sabotage)
 
 
-def start_worker(model: Path, *, mask_tokens: bool, name: str = "rollout-0") -> ActorHandle:
-    """A rollout worker; its first start on a machine compiles for about 20 s."""
-    return rollout_actor(RolloutWorker, max_concurrency=8).remote(
-        name, str(model), model_config(model), ROLLOUT, mask_tokens=mask_tokens
-    )
+def start_worker(model: Path, name: str) -> ActorHandle:
+    """A rollout worker on one thread, whose answers hold text, coordinates and delimiters only."""
+    options = {"max_concurrency": MAX_PROMPTS, "concurrency_groups": CONCURRENCY_GROUPS}
+    kind = ray.remote(num_cpus=0.1, runtime_env=one_thread(), **options)(OddWorker)
+    return kind.remote(name, str(model), model_config(model), ROLLOUT, mask_tokens=True)
 
 
 def start_pool(start: Callable[[str], ActorHandle]) -> RolloutPool:

@@ -23,9 +23,8 @@ NUM_STEPS = 24
 """GRPO steps, about half a second each: another command takes as long as eight steps to start."""
 OVERRIDES = (
     "deterministic=true",
-    "rollout.num_workers=2",
     "rollout.num_cpus=0.2",
-    "rollout.hang_timeout_s=8",
+    "rollout.hang_timeout_s=20",
     "sft.num_steps=1",
     "grpo.prompts_per_step=4",
     "checkpoint.keep=3",

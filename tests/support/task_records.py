@@ -1,12 +1,16 @@
-"""Records of every task, for laws that all tasks share: hypothesis strategies and one plain record each."""
+"""Records of every task, for laws that all tasks share: hypothesis strategies, a plain record each, and files."""
 
+import json
+import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 from rewards.geometry.masks import Mask
+from rex_rl.data.records import object_fields
 from rex_rl.language.rle import compress
 from rex_rl.language.tasks import TASKS, Geometry, Task
 from rex_rl.types import Object, Record
@@ -105,3 +109,26 @@ def records(draw: st.DrawFn, task: str) -> Record:
     labels = draw(st.lists(TEXTS if entry.reads_text else st.sampled_from(categories), max_size=5))
     objects = tuple(Object(label=label, **draw(geometries(entry, size))) for label in labels)
     return record_of(task, *objects, size=size, categories=categories)
+
+
+def write_records(file: str | Path, records: Iterable[Record]) -> None:
+    """Write records as JSON lines for `read_records`; paths of images below the file's folder become relative."""
+    folder = Path(os.path.abspath(file)).parent
+    with open(file, "w", encoding="utf-8") as stream:
+        for record in records:
+            stream.write(json.dumps(_fields(record, folder), allow_nan=False) + "\n")
+
+
+def _fields(record: Record, folder: Path) -> dict[str, Any]:
+    """The JSON object of a record."""
+    image = Path(record.image)
+    return {
+        "id": record.id,
+        "image": str(image.relative_to(folder) if image.is_relative_to(folder) else image),
+        "width": record.width,
+        "height": record.height,
+        "task": record.task,
+        "categories": list(record.categories),
+        "objects": [object_fields(thing) for thing in record.objects],
+        **({"visual_prompt": [list(corners) for corners in record.visual_prompt]} if record.visual_prompt else {}),
+    }

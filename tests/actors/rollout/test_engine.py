@@ -1,24 +1,22 @@
 """The engine thread: many prompts at once, and a step that fails without taking the worker with it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 
-from actors.bench.rollout import CountedWorker, image_tokens_computed
+from actors.bench.rollout import image_tokens_computed
 from actors.rollout.pool import RolloutPool
 from actors.weights.published import FolderWeights
-from rex_rl.errors import RolloutError
+from rex_rl.errors import RolloutError, SyncError
 from rex_rl.language.repeats import RepeatWatch
 from rex_rl.language.tasks import chat_prompt
 from rex_rl.language.vocabulary import load_vocabulary
 from rex_rl.learning.batch import IMAGE_TOKEN_PX
 from rex_rl.shapes.world import IMAGE_SIDE_PX, write_split
 from rex_rl.types import Answer, FinishReason, Prompt, Sampling
-from tests.support.engines import ROLLOUT, model_config, only_worker, prompt_for, rollout_actor, start_pool
+from tests.support.engines import only_worker, prompt_for
 
 pytestmark = pytest.mark.engine
 
@@ -27,40 +25,11 @@ NUM_PROMPTS, NUM_ANSWERS = 16, 8
 SAMPLING = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=4, seed=1)
 
 
-class FailingWorker(CountedWorker):
-    """A worker whose engine can be told to fail at its next step, or to sample from few tokens."""
-
-    def say_only(self, *texts: str) -> int:
-        """Sample from these tokens alone; returns how many requests the engine still keeps."""
-        self._engine._allowed_ids = [self._vocabulary.id_of(text) for text in texts]
-        kept = self._engine.call(lambda engine: engine.output_processor)
-        return len(kept.parent_requests) + len(kept.request_states) + len(kept.external_req_ids)
-
-    def fail_next_step(self) -> None:
-        """Raise once in the middle of an engine step, as a library may."""
-
-        def sabotage(engine: Any) -> None:
-            step = engine.step
-
-            def fail() -> None:
-                engine.step = step
-                step()
-                raise RuntimeError("out of luck")
-
-            engine.step = fail
-
-        self._engine.call(sabotage)
-
-
 @pytest.fixture(scope="module")
-def pool(tiny_model: Path, ray_cluster: None) -> Iterator[RolloutPool]:
-    kind = rollout_actor(FailingWorker, max_concurrency=NUM_PROMPTS)
-    rollout = ROLLOUT.model_copy(update={"max_sequences": NUM_PROMPTS * NUM_ANSWERS})
-    asked = (str(tiny_model), model_config(tiny_model), rollout)
-    started = start_pool(lambda name: kind.remote(name, *asked, mask_tokens=True))
-    started.publish(FolderWeights())
-    yield started
-    started.close()
+def pool(engine_pool: RolloutPool) -> RolloutPool:
+    """Serves the weights of the model folder."""
+    engine_pool.publish(FolderWeights())
+    return engine_pool
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +37,13 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     folder = tmp_path_factory.mktemp("scenes")
     write_split(folder, name="a", num_images=NUM_PROMPTS, seed=3)
     return [prompt_for(path, (IMAGE_SIDE_PX, IMAGE_SIDE_PX)) for path in sorted((folder / "images").iterdir())]
+
+
+def test_a_fresh_worker_refuses_to_serve_base_weights(engine_pool: RolloutPool, prompts: list[Prompt]) -> None:
+    """The pool never asks such a worker; if it did, the worker would refuse. The first test here: later ones sync."""
+    sampling = Sampling(num_answers=1, temperature=0.0, max_tokens=4, seed=0)
+    with pytest.raises(SyncError, match="before its first weight sync"):
+        ray.get(only_worker(engine_pool).generate.remote(prompts[0], sampling))
 
 
 def test_more_seeded_prompts_than_one_step_holds(pool: RolloutPool, prompts: list[Prompt]) -> None:
@@ -91,9 +67,8 @@ def test_answers_that_loop_end_alone(pool: RolloutPool, prompts: list[Prompt], t
     """Each ends at the token that decides it and keeps all before; other answers, of its group too, are unchanged."""
     vocabulary, limit, worker = load_vocabulary(tiny_model), 2, only_worker(pool)
     free = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=20, seed=1)
-    ray.get(
-        worker.say_only.remote("<5>", "<|box_start|>", "<|box_end|>")
-    )  # each about as likely, as the weights are random
+    # Each about as likely, as the weights are random.
+    ray.get(worker.say_only.remote("<5>", "<|box_start|>", "<|box_end|>"))
     groups: list[tuple[tuple[Answer, ...], tuple[Answer, ...]]] = []
     for sampling in (free, replace(free, num_answers=1)):
         watched = answered(pool, prompts[:4], replace(sampling, max_repeats=limit))
@@ -110,7 +85,7 @@ def test_answers_that_loop_end_alone(pool: RolloutPool, prompts: list[Prompt], t
             assert length == whole.tokens_T.size
     reasons = [{answer.finish_reason for answer in ours} for ours, _ in groups]
     assert {FinishReason.LOOPED, FinishReason.LENGTH} in reasons, "no group in which some loop and some do not"
-    assert ray.get(worker.say_only.remote("<5>")) == 0, "vLLM still keeps something of them"
+    assert ray.get(worker.say_anything.remote()) == 0, "vLLM still keeps something of them"
 
 
 def answered(pool: RolloutPool, prompts: list[Prompt], sampling: Sampling) -> list[tuple[Answer, ...]]:

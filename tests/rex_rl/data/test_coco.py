@@ -8,8 +8,9 @@ import pytest
 
 from rex_rl.data.coco import read_coco, read_dataset
 from rex_rl.data.images import open_image
-from rex_rl.data.records import RecordSet, check_report, write_records
+from rex_rl.data.records import RecordSet, check_report
 from rex_rl.errors import DataError
+from tests.support.task_records import write_records
 
 PHOTOS = Path(__file__).parents[2] / "fixtures" / "photos"
 

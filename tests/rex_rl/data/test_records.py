@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rex_rl.data.records import RecordSet, check_report, read_records, write_records
+from rex_rl.data.records import RecordSet, check_report, read_records
 from rex_rl.errors import DataError
 from rex_rl.language.tasks import TASKS
 from rex_rl.types import Object, Record
 from tests.support.examples import examples
-from tests.support.task_records import records
+from tests.support.task_records import records, write_records
 
 NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rex_rl.learning.surrogates import SURROGATES, answer_mean
+from rex_rl.learning.surrogates import SURROGATES, AnswerTokens, answer_mean
 
 LENGTHS = [2, 3]
 OPEN = (1.0, 1e4)
@@ -21,7 +21,8 @@ def slopes(
     logprobs_N = torch.full((5,), -1.0, dtype=torch.float64, requires_grad=True)
     old_N = logprobs_N.detach() - torch.tensor(log_ratios, dtype=torch.float64)
     advantages_N = torch.tensor(advantages, dtype=torch.float64)
-    loss_N, ratio_N = SURROGATES[algorithm](logprobs_N, old_N, advantages_N, torch.tensor(LENGTHS), low, high)
+    tokens = AnswerTokens(logprobs_N, old_N, advantages_N, torch.tensor(LENGTHS))
+    loss_N, ratio_N = SURROGATES[algorithm](tokens, low, high)
     assert ratio_N.shape == loss_N.shape == (5,)
     return loss_N.detach(), torch.autograd.grad(loss_N.sum(), logprobs_N)[0]
 

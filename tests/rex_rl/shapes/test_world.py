@@ -10,6 +10,7 @@ from PIL import Image
 from rewards.geometry.boxes import pairwise_iou
 from rex_rl.config.schema import SHAPES_TASKS
 from rex_rl.data.records import read_records
+from rex_rl.shapes import world
 from rex_rl.shapes.world import (
     IMAGE_SIDE_PX,
     LABELS,
@@ -120,6 +121,15 @@ def test_a_longer_split_starts_with_the_shorter(tmp_path: Path) -> None:
     assert long.read_text().splitlines()[:3] == short.read_text().splitlines()
     for image in sorted((tmp_path / "3" / "images").iterdir()):
         assert image.read_bytes() == (tmp_path / "5" / "images" / image.name).read_bytes()
+
+
+def test_many_records_are_drawn_on_all_cores_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = write_split(tmp_path / "alone", name="train", num_images=4, seed=5)
+    monkeypatch.setattr(world, "MIN_RECORDS_SHARED", 4)
+    shared = write_split(tmp_path / "shared", name="train", num_images=4, seed=5)
+    assert shared.read_text() == alone.read_text()
+    for image in sorted((tmp_path / "alone" / "images").iterdir()):
+        assert image.read_bytes() == (tmp_path / "shared" / "images" / image.name).read_bytes()
 
 
 def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
