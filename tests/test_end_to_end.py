@@ -89,34 +89,29 @@ def ended_well(run: FinishedRun) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "summary.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def finished(small_runs: dict[str, FinishedRun]) -> Path:
-    """The folder of a finished run of both stages."""
-    return ended_well(small_runs["mix"])[0]
-
-
-def test_the_run_leaves_what_the_readme_promises(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
+def test_the_run_leaves_what_the_readme_promises(small_runs: dict[str, FinishedRun]) -> None:
+    folder, summary = ended_well(small_runs["photos"])
     assert set(summary) == {"sft", "grpo", "wall_s"}
     assert set(summary["sft"]) == set(METRICS)
     assert set(summary["grpo"]) == set(METRICS)
     assert all(seconds >= 0 for seconds in summary["wall_s"].values())
     assert {"start", "sft", "sft_eval", "grpo", "grpo_eval", "report"} <= set(summary["wall_s"])
-    assert (finished / "report.html").read_text().startswith("<!doctype html>")
-    assert list((finished / "wandb").glob("offline-run-*"))
-    names = {name for row in read_metrics(finished / "metrics.jsonl") for name in row}
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert list((folder / "wandb").glob("offline-run-*"))
+    names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
     wanted = {"reward", "reward_std", "frac_reward_zero_std", "rewards/f1/mean", "kl", "entropy", "clip_ratio/high"}
     assert wanted <= names
 
 
-def test_the_model_folder_predicts(finished: Path, root: Path, tmp_path: Path) -> None:
+def test_the_model_folder_predicts(small_runs: dict[str, FinishedRun], root: Path, tmp_path: Path) -> None:
     """`predict` prints JSON alone on standard output and draws; after three steps the model need not be right.
 
     With the longest prompt, the answer's limit exceeds the model's context; the answer takes what is left.
     """
     out = tmp_path / "drawn.png"
-    image = finished.parent / "images" / "heldout_000000.png"
-    arguments = ("--model", f"{finished / 'model'}", "--image", f"{image}", "--categories", "red circle, blue square")
+    folder, _ = ended_well(small_runs["mix"])
+    image = folder.parent / "images" / "heldout_000000.png"
+    arguments = ("--model", f"{folder / 'model'}", "--image", f"{image}", "--categories", "red circle, blue square")
     done = rex_rl("predict", *arguments, "--out", str(out), "--max-answer-tokens", "1200", root=root, env={})
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout)) == {"image", "width", "height", "task", "objects", "absent", "faults"}

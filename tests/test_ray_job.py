@@ -70,29 +70,33 @@ def guarded(ray_environment: dict[str, str]) -> Iterator[Head]:
     head.close()
 
 
-def test_a_failing_run_fails_the_job_with_the_projects_own_line(guarded: Head, root: Path, tmp_path: Path) -> None:
-    done = guarded.submit(root, "rex-rl", "train", "configs/smoke.yaml", f"run_root={tmp_path}", "grpo.group_sise=4")
-    assert done.returncode == 1
-    assert "grpo.group_size" in done.stdout + done.stderr  # the nearest key: the line is the project's, not an echo
-
-
-def test_a_relative_run_root_is_refused_inside_a_job(guarded: Head, root: Path) -> None:
-    done = guarded.submit(root, "rex-rl", "train", "configs/smoke.yaml", "run_root=runs")
-    assert done.returncode == 1
-    assert "temporary copy" in done.stdout + done.stderr
-
-
-def test_runs_data_and_environments_are_not_uploaded(guarded: Head, root: Path, tmp_path: Path) -> None:
-    (root / "runs").mkdir(exist_ok=True)
-    marker = root / "runs" / ".not_uploaded"
-    marker.write_text("x")
+@pytest.fixture(scope="module")
+def submitted(
+    guarded: Head, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[subprocess.CompletedProcess[str]]:
+    """One job that looks around, is refused for its run root, and ends with a run that is refused for its key."""
     look = "import os; print('SEES', os.listdir('.'), os.path.exists('runs/.not_uploaded'), os.path.exists('.venv'))"
-    try:
-        done = guarded.submit(root, "python", "-c", look)
-    finally:
-        marker.unlink()
-    assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("SEES")]
+    train, runs = "rex-rl train configs/smoke.yaml", tmp_path_factory.mktemp("runs")
+    relative, unknown = f"{train} run_root=runs; echo STATUS $?", f"{train} run_root={runs} grpo.group_sise=4"
+    marker = root / "runs" / ".not_uploaded"
+    marker.parent.mkdir(exist_ok=True)
+    marker.write_text("x")
+    yield guarded.submit(root, "sh", "-c", f'python -c "{look}"; {relative}; {unknown}')
+    marker.unlink()
+
+
+def test_a_failing_run_fails_the_job_with_the_projects_own_line(submitted: subprocess.CompletedProcess[str]) -> None:
+    assert submitted.returncode == 1
+    assert "grpo.group_size" in submitted.stdout  # the nearest key: the line is the project's, not an echo
+
+
+def test_a_relative_run_root_is_refused_inside_a_job(submitted: subprocess.CompletedProcess[str]) -> None:
+    assert "temporary copy" in submitted.stdout
+    assert "STATUS 2" in submitted.stdout
+
+
+def test_runs_data_and_environments_are_not_uploaded(submitted: subprocess.CompletedProcess[str]) -> None:
+    (line,) = {line for line in submitted.stdout.splitlines() if line.startswith("SEES")}  # a tail may come twice
     assert "'rex_rl'" in line
     assert line.endswith("False False")
 

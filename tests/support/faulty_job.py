@@ -19,8 +19,8 @@ from rex_rl.run.log import read_metrics
 ROOT = Path(__file__).parents[2]
 ROLES = {"rollout": "ray::RolloutWorker", "learner": "ray::LearnerRank", "reward": "ray::RewardWorker"}
 """Role -> Ray's name for the process of such an actor."""
-NUM_STEPS = 24
-"""GRPO steps, about half a second each: another command takes as long as eight steps to start."""
+NUM_STEPS = 16
+"""GRPO steps, about half a second each."""
 OVERRIDES = (
     "deterministic=true",
     "rollout.num_cpus=0.2",
