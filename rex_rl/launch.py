@@ -64,8 +64,8 @@ def describe_plan(config: Config) -> str:
 def train(config: Config, *, accept_changes: bool = False) -> Path:
     """Run the configured stages, or the rest of them after an interruption; returns the run's folder.
 
-    Everything a user can get wrong is checked before any actor starts. Only the synthetic world is drawn while they
-    start. Raises Stopped when SIGTERM asked the run to end.
+    Everything a user can get wrong is checked before any actor starts. Only the synthetic world is drawn, and the
+    canaries tried on it, while they start. Raises Stopped when SIGTERM asked the run to end.
     """
     begun = time.monotonic()
     model = resolve_model(config.model.path, max_model_len=config.rollout.max_model_len)
@@ -93,7 +93,7 @@ def _begin(function: Callable[[], T], *, beside: bool) -> Future[T]:
     def call() -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
@@ -105,7 +105,9 @@ def _run_stages(
 ) -> None:
     """Run the configured stages that are not done; where none is left, no cluster is joined."""
     todo = [stage for stage in config.stages if not run.is_done(stage)]
-    canaries = _begin(partial(_check_inputs, config, data, run, log, is_trained="grpo" in todo), beside=not data.done())
+    rule = RewardRule(config.reward)
+    check = partial(_check_inputs, config, rule, data, run, log, is_trained="grpo" in todo)
+    canaries = _begin(check, beside=not data.done())
     if not todo:
         canaries.result()
         return
@@ -115,16 +117,17 @@ def _run_stages(
             canaries.result()
             stop.is_patient = True
         for stage in todo:
-            stage_run = _Stage(config, cluster, data.result(), run, log, canaries.result(), stop)
-            stage_run.run(stage, run.start_of(stage, model))
+            _Stage(config, cluster, data.result(), run, log, canaries.result(), stop).run(
+                stage, run.start_of(stage, model)
+            )
 
 
 def _check_inputs(
-    config: Config, data: Future[DataSplit], run: RunFolder, log: RunLog, *, is_trained: bool
+    config: Config, rule: RewardRule, data: Future[DataSplit], run: RunFolder, log: RunLog, *, is_trained: bool
 ) -> CanaryWatch:
     """Log what the run starts from, and try the cheats on its reward where GRPO is going to train with it."""
     _tell_inputs(run, data.result(), log)
-    canaries = CanaryWatch(data.result().train, RewardRule(config.reward), config.reward.canaries, log)
+    canaries = CanaryWatch(data.result().train, rule, config.reward.canaries, log)
     if is_trained:
         canaries.start()
     return canaries

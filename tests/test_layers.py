@@ -1,11 +1,13 @@
 """The architecture as tests: which package may import which, how large anything may be, how fast help appears."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,6 @@ MODEL_LIBRARIES = {"torch", "torchvision", "torchaudio", "transformers", "peft"}
 FILE_MODULES = {"io", "os", "pathlib", "shutil", "tempfile", "PIL"}
 TORCH_MODULES = {
     "rex_rl.bench.learner",
-    "rex_rl.learning.batch",
     "rex_rl.learning.divergence",
     "rex_rl.learning.importance",
     "rex_rl.learning.loss",
@@ -141,6 +142,10 @@ def layer_of(name: str) -> str | None:
     return name or None
 
 
+def is_ours(name: str) -> bool:
+    return name.partition(".")[0] in OURS
+
+
 def modules_in(package: str) -> list[str]:
     return [module for module in FILES if module.partition(".")[0] == package]
 
@@ -148,8 +153,9 @@ def modules_in(package: str) -> list[str]:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_imports_what_its_row_says(layer: str) -> None:
     """No more, so that every arrow is in the table, and no less, so that the table is what the code does."""
-    found = {layer_of(name) for module in FILES if layer_of(module) == layer for name in imports(module)}
-    assert found - {layer, None} == set(LAYERS[layer].split())
+    ours = {name for module in FILES if layer_of(module) == layer for name in imports(module) if is_ours(name)}
+    assert not [name for name in ours if layer_of(name) is None], "a whole package hides which layer is meant"
+    assert {layer_of(name) for name in ours} - {layer} == set(LAYERS[layer].split())
 
 
 def test_the_table_has_every_module_and_no_cycle() -> None:
@@ -159,6 +165,29 @@ def test_the_table_has_every_module_and_no_cycle() -> None:
         assert set(row.split()) <= above, layer
         above.add(layer)
     assert [module for module in FILES if layer_of(module) is None] == ["rex_rl", "actors"]  # docstrings alone
+
+
+def test_modules_form_no_cycle() -> None:
+    """Inside a package too they can be ordered so that each imports only those before it, lazily or not."""
+
+    def home_of(name: str) -> str:
+        return name if name in FILES else name.rpartition(".")[0]
+
+    graph = {module: {home_of(name) for name in imports(module) if is_ours(name)} for module in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_make_runs_every_engine_test() -> None:
+    """The Makefile names where they are: in tests/actors and beside this file."""
+    marked = [file.relative_to(ROOT / "tests") for file in SOURCES if "pytest.mark.engine" in file.read_text()]
+    assert {file.parts[0] for file in marked if len(file.parts) > 1} == {"actors"}
+    named = re.search(r"^ENGINE_TESTS := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    beside = {f"tests/{file}" for file in marked if len(file.parts) == 1} - {"tests/test_layers.py"}
+    assert named is not None
+    assert set(named[1].split()) == beside | {"tests/actors"}
 
 
 @pytest.mark.parametrize("package", [module for module, file in FILES.items() if file.name == "__init__.py"])

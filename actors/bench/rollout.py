@@ -36,7 +36,6 @@ MAX_SEQUENCES = 64
 MAX_ANSWER_TOKENS = 160
 ROUNDS = 24
 """A single round is off by 10 % either way on a shared machine."""
-WORKER = "rollout-0"
 
 
 class Lookups:

@@ -29,10 +29,11 @@ class DataSplit:
 def load_split(config: Config) -> DataSplit:
     """Read what the config names; raises DataError for whatever cannot be used (see rex_rl.data.records)."""
     data = config.data
-    train_file, heldout_file = Path(data.train), data.heldout
+    train_file, heldout_file, is_new = Path(data.train), data.heldout, False
     if data.train == SHAPES_DATA:
+        is_new = not shapes_folder(config.run_root, data).is_dir()
         train_file, heldout_file = shapes_files(config.run_root, data)
-    train = _read(train_file, data.images, data)
+    train = _read(train_file, data.images, data, check_images=not is_new)
     if heldout_file is None:
         if (num_images := len({record.image for record in train.records})) < 2:
             raise DataError(
@@ -41,7 +42,7 @@ def load_split(config: Config) -> DataSplit:
         kept, held = split_records(train.records, heldout_fraction=data.heldout_fraction, seed=config.seed)
         bad = train.bad
     else:
-        heldout = _read(heldout_file, data.heldout_images or data.images, data)
+        heldout = _read(heldout_file, data.heldout_images or data.images, data, check_images=not is_new)
         kept, held, bad = list(train.records), list(heldout.records), (*train.bad, *heldout.bad)
     return DataSplit(train=tuple(kept), heldout=_first_of_each_task(held, config.evaluation.num_images), bad=bad)
 
@@ -57,13 +58,18 @@ def _first_of_each_task(records: Sequence[Record], num: int) -> tuple[Record, ..
     return tuple(kept)
 
 
+def shapes_folder(run_root: Path, data: DataConfig) -> Path:
+    """Where the synthetic world of this size, seed and these tasks lies."""
+    world = data.shapes
+    tasks = "" if data.tasks == ("detection",) else "_" + "_".join(data.tasks)
+    return run_root / "data" / f"shapes_{world.num_train}_{world.num_heldout}_{world.seed}{tasks}"
+
+
 def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
     """(training, held-out) files of the synthetic world below the run root, made on first use."""
     from rex_rl.shapes.world import write_split
 
-    world = data.shapes
-    tasks = "" if data.tasks == ("detection",) else "_" + "_".join(data.tasks)
-    folder = run_root / "data" / f"shapes_{world.num_train}_{world.num_heldout}_{world.seed}{tasks}"
+    world, folder = data.shapes, shapes_folder(run_root, data)
     files = {
         "train": (world.num_train, world.seed),
         "heldout": (world.num_heldout, world.seed + HELDOUT_SEED_OFFSET),
@@ -74,15 +80,14 @@ def shapes_files(run_root: Path, data: DataConfig) -> tuple[Path, Path]:
     return folder / "train.jsonl", folder / "heldout.jsonl"
 
 
-def _read(file: Path, images: Path | None, data: DataConfig) -> RecordSet:
-    is_drawn = data.train == SHAPES_DATA and images is None  # by us, of a size that stands in the file
+def _read(file: Path, images: Path | None, data: DataConfig, *, check_images: bool) -> RecordSet:
     read = read_dataset(
         file,
         images=images,
         task=data.tasks[0] if len(data.tasks) == 1 else None,
         max_bad_fraction=data.max_bad_fraction,
-        check_images=not is_drawn,
-        decode_images=not is_drawn,
+        check_images=check_images,  # what was drawn a moment ago is not looked at again
+        decode_images=check_images,
     )
     if not read.records:
         raise DataError(f"{file}: no good record")

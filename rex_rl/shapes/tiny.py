@@ -23,20 +23,9 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
+    *("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
 )
 """Qwen2.5-VL's first special tokens, in its order (ids 151643..151656 there)."""
 
@@ -52,8 +41,7 @@ _SPLIT = (
 """Qwen2's pre-tokenisation pattern (interface string, transformers' Qwen2Tokenizer)."""
 
 _PROCESSOR_FILES = (
-    *("tokenizer_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("chat_template.json", "generation_config.json"),
+    *("tokenizer_config.json", "chat_template.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 )
 """Taken from the shipped base, whatever the tokenizer."""
 
@@ -134,6 +122,7 @@ def write_processor_files(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     for name in _PROCESSOR_FILES:
         shutil.copyfile(SHIPPED_BASE / name, folder / name)
+    (folder / "generation_config.json").write_text('{"do_sample": false}\n')  # the base's names ids of its own tokens
 
 
 def default_tokenizer() -> Tokenizer:

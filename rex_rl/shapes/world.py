@@ -13,10 +13,11 @@ everywhere; without a cue in the pixels a model of a few million parameters does
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ LABELS = tuple(LOOKS)
 LINE_PX = 2
 MAX_IOU = 0.3
 """No two objects overlap more, whatever their labels: a hidden outline teaches nothing."""
-MIN_RECORDS_SHARED, RECORDS_A_PIECE = 256, 32
+MIN_RECORDS_SHARED, RECORDS_A_PIECE, POLL_S = 256, 32, 0.2
 """From so many records on all cores draw, so many at a time: a process takes as long to start as 60 records."""
 
 
@@ -236,15 +237,25 @@ def write_split(
     file = folder / f"{name}.jsonl"
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        if len(numbers) < MIN_RECORDS_SHARED:
-            lines = list(map(write, numbers))
-        else:
-            with get_context("spawn").Pool() as pool:  # a fork would copy the threads' locks of whoever asks
-                lines = pool.map(write, numbers, chunksize=RECORDS_A_PIECE)
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines = list(map(write, numbers)) if len(numbers) < MIN_RECORDS_SHARED else _on_all_cores(write, numbers)
+        beside = file.with_suffix(".partial")
+        beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        beside.replace(file)  # where the file is, its split is whole
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return file
+
+
+def _on_all_cores(write: Callable[[int], dict[str, Any]], numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """What `write` gives for each number. A pool that lost a process would wait for its share for ever."""
+    with get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:  # a fork would copy locks of other threads
+        workers = active_children()
+        drawing = pool.map_async(write, numbers, chunksize=RECORDS_A_PIECE)
+        while not drawing.ready():
+            drawing.wait(POLL_S)
+            if not all(worker.is_alive() for worker in workers):
+                raise UserError("a process that draws the synthetic world has ended: out of memory, or no main module")
+        return drawing.get()
 
 
 def _write_record(

@@ -84,6 +84,9 @@ def test_shapes_are_made_once_below_the_run_root(tmp_path: Path) -> None:
     written = train_file.stat().st_mtime_ns
     assert ids(load_split(config).train) == ids(split.train)
     assert train_file.stat().st_mtime_ns == written
+    Path(split.train[0].image).write_bytes(b"")  # of what an earlier run drew, every picture is looked at
+    with pytest.raises(DataError, match="empty file"):
+        load_split(config)
 
 
 def test_another_size_or_seed_is_another_data_set(tmp_path: Path) -> None:

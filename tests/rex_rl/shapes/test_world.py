@@ -1,6 +1,11 @@
 """The synthetic world: seeded, crowded, and no object hides another."""
 
 import json
+import os
+import signal
+import threading
+import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,7 @@ from PIL import Image
 from rewards.geometry.boxes import pairwise_iou
 from rex_rl.config.schema import SHAPES_TASKS
 from rex_rl.data.records import read_records
+from rex_rl.errors import UserError
 from rex_rl.shapes import world
 from rex_rl.shapes.world import (
     IMAGE_SIDE_PX,
@@ -130,6 +136,22 @@ def test_many_records_are_drawn_on_all_cores_and_are_the_same(tmp_path: Path, mo
     assert shared.read_text() == alone.read_text()
     for image in sorted((tmp_path / "alone" / "images").iterdir()):
         assert image.read_bytes() == (tmp_path / "shared" / "images" / image.name).read_bytes()
+
+
+def test_a_killed_process_ends_the_drawing_and_leaves_no_split(tmp_path: Path) -> None:
+    """A pool alone would wait for the dead one's share for ever."""
+
+    def kill_one() -> None:
+        while not (workers := active_children()) or not list(tmp_path.glob("images/*")):
+            time.sleep(0.01)
+        os.kill(workers[0].pid or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    with pytest.raises(UserError, match="has ended"):
+        write_split(tmp_path, name="train", num_images=2_000, seed=5)
+    killer.join(10)
+    assert not (tmp_path / "train.jsonl").exists()
 
 
 def test_a_split_reads_like_any_data_set(tmp_path: Path) -> None:
