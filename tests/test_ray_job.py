@@ -51,7 +51,7 @@ class Head:
         entry = ("ray", "job", "submit", "--address", self.address, "--working-dir", str(root), "--", *command)
         for _ in range(AGENT_TRIES):
             done = self.run(*entry)
-            if "No available agent" not in done.stderr:
+            if "No available agent" not in done.stderr and "ray/dashboard/modules/job" not in done.stderr:
                 break
             time.sleep(2)
         return done
