@@ -1,4 +1,4 @@
-"""The reward of answers: every term by name, their weighted total, and each shape's credit.
+"""The reward of answers: every term by name, their weighted total, and what each prefix of an answer had earned.
 
 Axes: P prompts, G answers of one prompt or of all, N predicted shapes, B true shapes.
 
@@ -8,34 +8,28 @@ with the weights of `RewardWeights` and terms in [0, 1] (terms.py), so the total
 [-1.75, 1] by default, and is f1's weight exactly when the answer is perfect. The value of a pair of shapes depends on
 the geometry (values.py).
 
-The laws of the total hold for truths of which no two of a label (of any, where labels are recognised text) are
-near-duplicates. The order of the shapes changes nothing. An exact duplicate, or a shape left unmatched, never raises
-the total when added and never lowers it when removed (why: matching.py; every penalty only grows with shapes, and
-`rejection` and `format` do not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
+The laws of the total, for every truth. A perfect answer has exactly f1's weight, no duplicate and no surplus. The order
+of the shapes changes nothing. An exact duplicate, or a shape left unmatched, never raises the total when added and
+never lowers it when removed (why: matching.py; every penalty only grows with shapes, and `rejection` and `format` do
+not look at shapes). tests/rewards/test_laws.py searches for counter-examples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from operator import eq
 
 import numpy as np
 
-from rewards.credit import (
-    RewardOf,
-    in_order_credits,
-    in_order_differences,
-    leave_one_out_credits,
-    leave_one_out_differences,
-    prefix_credits,
-    prefix_differences,
-)
 from rewards.geometry.boxes import BOX, BoolArray, FloatArray, IntArray, pairwise_iou
 from rewards.matching import UNMATCHED, match
 from rewards.official import official_box_iou, official_boxes, official_phrase, official_points, paper_f1
 from rewards.overlaps import Overlaps, measure, measure_labels
-from rewards.records import CREDITS, REWARDS, GroupScores, Predictions, RewardWeights, Truth
+from rewards.prefixes import measure_prefixes
+from rewards.records import REWARDS, GroupScores, Predictions, Prefixes, RewardWeights
 from rewards.terms import count_error, is_malformed, is_truncated, rejection, shape_terms, weighted_total
 from rewards.text import text_similarity
+from rewards.truth import Truth
 
 
 def score_group(
@@ -44,7 +38,7 @@ def score_group(
     *,
     weights: RewardWeights,
     name: str = "matched",
-    credit: str = "prefix",
+    prefixes: bool = False,
 ) -> GroupScores:
     """Score the G answers of one prompt: `score_groups` of one.
 
@@ -57,7 +51,7 @@ def score_group(
     >>> score_group([once, twice], truth, weights=RewardWeights()).total_G.round(3).tolist()
     [1.0, -0.083]
     """
-    return score_groups([predicted_G], [truth], weights=weights, name=name, credit=credit)[0]
+    return score_groups([predicted_G], [truth], weights=weights, name=name, prefixes=prefixes)[0]
 
 
 def score_groups(
@@ -66,7 +60,7 @@ def score_groups(
     *,
     weights: RewardWeights,
     name: str = "matched",
-    credit: str = "prefix",
+    prefixes: bool = False,
 ) -> list[GroupScores]:
     """Score the answers of some prompts of one task, all in one pass: many answers cost little more than one.
 
@@ -75,13 +69,13 @@ def score_groups(
         truth_P: the true answer to each prompt, on the grid.
         weights: weight of each term of `matched`; the other rewards are their formula alone.
         name: a key of REWARDS.
-        credit: a key of CREDITS: the form of `credits_GN`, which are taken of the named reward.
+        prefixes: whether to measure every prefix of every answer too, under the named reward.
 
     Raises:
         ValueError: an unknown name, shapes of another geometry than the truth's, or truths of several.
     """
-    _check(name, REWARDS, "reward")
-    _check(credit, CREDITS, "credit")
+    if name not in REWARDS:
+        raise ValueError(f"reward {name!r} is unknown; known are {', '.join(REWARDS)}")
     if not truth_P:
         return []
     overlaps_G = measure(predicted_PG, truth_P, weights)
@@ -92,14 +86,13 @@ def score_groups(
     giants_G = [np.count_nonzero(overlaps.lost_giant_N) for overlaps in overlaps_G]
     terms_G = shape_terms(matched_G, num_predicted_G, num_duplicates_G, giants_G, num_true_G)
     terms_G |= _answer_terms(predicted_PG, truth_P)
-    if name == "matched":
-        total_G = weighted_total(terms_G, weights)
-        credits_GN = _matched_credits(overlaps_G, weights, credit)
-    else:
+    total_G = weighted_total(terms_G, weights)
+    prefixes_G = measure_prefixes(overlaps_G, weights) if prefixes else ()
+    if name != "matched":
         formula_G = _formulas(name, predicted_PG, truth_P)
         total_G = np.array([of(np.arange(num)) for of, num in zip(formula_G, num_predicted_G, strict=True)])
         terms_G[name] = total_G
-        credits_GN = tuple(_formula_credits(of, one, credit) for of, one in zip(formula_G, overlaps_G, strict=True))
+        prefixes_G = tuple(map(_under_formula, prefixes_G, formula_G))
     terms_G["count_error"] = count_error(num_predicted_G, num_true_G)
     terms_G |= _text_terms(predicted_PG, overlaps_G, truth_P)
     ends_P = accumulate(map(len, predicted_PG), initial=0)
@@ -107,18 +100,13 @@ def score_groups(
         GroupScores(
             total_G=total_G[start:end],
             terms_G={term: values_G[start:end] for term, values_G in terms_G.items()},
-            credits_GN=credits_GN[start:end],
+            prefixes_G=prefixes_G[start:end],
             num_duplicates_G=num_duplicates_G[start:end],
             num_predicted_G=num_predicted_G[start:end],
             num_true=len(truth.labels),
         )
         for (start, end), truth in zip(pairwise(ends_P), truth_P, strict=True)
     ]
-
-
-def _check(name: str, known: Mapping[str, str], what: str) -> None:
-    if name not in known:
-        raise ValueError(f"{what} {name!r} is unknown; known are {', '.join(known)}")
 
 
 def _answer_terms(predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> dict[str, FloatArray]:
@@ -162,14 +150,16 @@ def _beside_truths(
     return [(one, truth) for predicted_G, truth in zip(predicted_PG, truth_P, strict=True) for one in predicted_G]
 
 
-def _matched_credits(overlaps_G: Sequence[Overlaps], weights: RewardWeights, credit: str) -> tuple[FloatArray, ...]:
-    forms = {"prefix": prefix_credits, "leave_one_out": leave_one_out_credits, "in_order": in_order_credits}
-    if credit in forms:
-        return forms[credit](overlaps_G, weights)
-    return tuple(np.zeros(overlaps.num_predicted) for overlaps in overlaps_G)
+_RewardOf = Callable[[IntArray], float]
+"""Reward of the shapes at these indices alone."""
 
 
-def _formulas(name: str, predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> list[RewardOf]:
+def _under_formula(prefixes: Prefixes, reward_of: _RewardOf) -> Prefixes:
+    earned_P = np.array([reward_of(np.arange(num)) for num in range(len(prefixes.earned_P))])
+    return replace(prefixes, earned_P=earned_P)
+
+
+def _formulas(name: str, predicted_PG: Sequence[Sequence[Predictions]], truth_P: Sequence[Truth]) -> list[_RewardOf]:
     """[G] each answer's published reward."""
     measured_G = measure_labels(predicted_PG, truth_P)
     return [
@@ -178,7 +168,7 @@ def _formulas(name: str, predicted_PG: Sequence[Sequence[Predictions]], truth_P:
     ]
 
 
-def _formula(name: str, predicted: Predictions, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> RewardOf:
+def _formula(name: str, predicted: Predictions, any_NB: FloatArray, same_NB: BoolArray, truth: Truth) -> _RewardOf:
     """One answer's published reward as a function of the shapes that are kept."""
     aims = truth.geometry == "point" and (bool(truth.masks) or truth.boxes_N4 is not None)
     if name == "paper" or not (aims or truth.geometry == "box"):
@@ -195,14 +185,3 @@ def _formula(name: str, predicted: Predictions, any_NB: FloatArray, same_NB: Boo
         return official_box_iou(iou_NB[kept], same_NB[kept])
 
     return reward_of
-
-
-def _formula_credits(reward_of: RewardOf, overlaps: Overlaps, credit: str) -> FloatArray:
-    num_predicted = overlaps.num_predicted
-    if credit == "prefix":
-        return prefix_differences(reward_of, num_predicted)
-    if credit == "leave_one_out":
-        return leave_one_out_differences(reward_of, num_predicted)
-    if credit == "in_order":
-        return in_order_differences(reward_of, overlaps.near_NN, num_predicted)
-    return np.zeros(num_predicted)

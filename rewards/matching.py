@@ -1,17 +1,19 @@
-"""One-to-one matching between groups of near-duplicates and true shapes, at the largest total value.
+"""One-to-one matching between groups of duplicates and true shapes, at the largest total value.
 
 Axes: N predicted shapes of one answer, in the order written; B true shapes.
 
-The construction. Near-duplicates of one label (of any, where labels are recognised text) form groups (duplicates.py).
-A group's value for a truth is the best of its members' values. Within a label, a group matches at most one truth and a
-truth at most one group; the total is the largest there is. The member that has the group's value is matched; every
-other shape is unmatched.
+The construction. Duplicates form groups (duplicates.py). A group's value for a truth is the best of its members'
+values. Within a label, a group matches at most one truth and a truth at most one group; the total is the largest there
+is. The member that has the group's value is matched; every other shape is unmatched.
 
-Why the laws hold. Take away an unmatched shape: a group may fall apart, but each matched member is still in a group
-of its own, so the old matching is still allowed and the total cannot fall. Add a shape that ends up unmatched: it
-may join several groups, but the member each match rests on stood in one of them, so the new matching was allowed
-before and the total cannot have risen. Plain one-to-one matching without groups breaks this: in a crowd a
-duplicate can serve a second, overlapping truth.
+Why the laws hold. Which shapes are duplicates of each other depends on those two and the truth alone. So take away an
+unmatched shape: a group may fall apart, but each matched member is still in a group of its own, the old matching is
+still allowed, and the total cannot fall. Add a shape that ends up unmatched: it may join several groups, but the member
+each match rests on stood in one of them, so the new matching was allowed before and the total cannot have risen. Add an
+exact copy: it aims where its original does, so it joins its group and brings no value that the group has not. The
+shapes of a perfect answer each aim at a truth of their own, so all are alone in their groups, and each matches it at
+the value 1. Plain one-to-one matching without groups breaks the second law: in a crowd a duplicate can serve a second,
+overlapping truth.
 """
 
 import math
@@ -21,8 +23,6 @@ import numpy as np
 
 from rewards.geometry.boxes import FloatArray, IntArray
 
-_ROUNDING = 1e-12
-"""Differences below this are rounding."""
 UNMATCHED = -1
 """`Match.truth_N` of a shape that serves no truth."""
 
@@ -118,44 +118,17 @@ def best_assignment(group_value_NB: FloatArray) -> tuple[float, set[int]]:
     return math.fsum(values), taken
 
 
-def totals_without(group_value_NB: FloatArray) -> tuple[float, FloatArray]:
-    """`best_total`, and what it is without each row in turn.
-
-    Returns:
-        total, total_N: the largest total of all rows, and [N] of all rows but one.
-
-    Without a matched row its truth is free, and the others win back the best chain of moves into it: the row that
-    takes it leaves its own truth to the next. Chains of every length are found at once, one link a round, as longest
-    paths in a graph. It has no cycle of positive gain: such a cycle would improve on the best matching.
-
-    >>> totals_without(np.array([[0.9, 0.5], [0.8, 0.7], [0.0, 0.6]]))
-    (1.6, array([1.4, 1.5, 1.6]))
-    """
-    rows, columns = _assign(group_value_NB)
-    values = group_value_NB[rows, columns]
-    total, total_N = math.fsum(values.tolist()), np.zeros(len(group_value_NB))
-    regained_B, move_N = np.zeros(group_value_NB.shape[1]), np.zeros(len(group_value_NB))
-    for _ in range(len(rows)):
-        move_N[rows] = regained_B[columns] - values  # what it costs a row to leave its truth
-        better_B = (group_value_NB + move_N[:, None]).max(axis=0, initial=0.0)
-        if (better_B <= regained_B + _ROUNDING).all():
-            break
-        regained_B = better_B
-    total_N[rows] = regained_B[columns] - values
-    return total, total_N + total
-
-
 def match(value_NB: FloatArray, root_N: IntArray) -> Match:
-    """The best matching between near-duplicate groups and truths.
+    """The best matching between groups of duplicates and truths.
 
     Args:
         value_NB: [N, B] value of each shape for each truth, 0 where labels differ.
-        root_N: [N] near-duplicate group of each shape, from `group_roots`.
+        root_N: [N] group of each shape, from `group_roots`.
 
     Returns:
         Match: of several best members of a group, the one written first is matched.
 
-    Two near-duplicates cannot serve two truths; two shapes that are apart can:
+    Two duplicates cannot serve two truths; two shapes that are apart can:
 
     >>> value_NB = np.array([[0.9, 0.4], [0.8, 0.6]])
     >>> match(value_NB, np.array([0, 0]))

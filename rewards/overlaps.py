@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewards.duplicates import group_roots, is_duplicate, near_pairs
+from rewards.duplicates import group_roots, near_pairs, nearest_truths
 from rewards.geometry.boxes import BoolArray, FloatArray, IntArray
 from rewards.geometry.pairs import meeting_pairs
 from rewards.matching import best_total, first_choices, group_values
-from rewards.records import Predictions, RewardWeights, Truth
+from rewards.records import Predictions, RewardWeights
 from rewards.terms import HIT_IOU, is_giant
 from rewards.text import text_similarity
+from rewards.truth import Truth
 from rewards.values import Boxes, everywhere, read_shapes, shape_values
 
 _BATCH_PAIRS = 8192
@@ -56,11 +57,10 @@ class Overlaps(NamedTuple):
     """N."""
     num_true: int
     """B."""
-    near_NN: BoolArray | None
-    """Near-duplicates of one label (of any, where labels are recognised text) among the predictions, the diagonal
-    False; None when there are none."""
+    duplicates_L2: IntArray
+    """Pairs of predictions that are duplicates of each other (duplicates.py)."""
     root_N: IntArray
-    """Near-duplicate group of each prediction, named by its first member."""
+    """Group of duplicates of each prediction, named by its first member."""
     lost_giant_N: BoolArray
     """Giant shapes that no truth of their label explains (value by geometry > 0.5)."""
     choice_N: IntArray
@@ -68,7 +68,7 @@ class Overlaps(NamedTuple):
     best_N: FloatArray
     """Its value for that truth."""
     is_plain: bool
-    """Whether every shape can have its first choice: no near-duplicates, no truth chosen twice."""
+    """Whether every shape can have its first choice: no duplicates, no truth chosen twice."""
 
     @property
     def value_NB(self) -> FloatArray:
@@ -79,13 +79,13 @@ class Overlaps(NamedTuple):
 
     @property
     def group_value_NB(self) -> FloatArray:
-        """Value of each near-duplicate group for each truth, in the row of its first member; other rows are 0."""
-        return self.value_NB if self.near_NN is None else group_values(self.value_NB, self.root_N)
+        """Value of each group of duplicates for each truth, in the row of its first member; other rows are 0."""
+        return group_values(self.value_NB, self.root_N)
 
     @property
     def num_duplicates(self) -> int:
         """Predictions beyond the first of their group."""
-        return 0 if self.near_NN is None else int(np.count_nonzero(is_duplicate(self.root_N)))
+        return int(np.count_nonzero(self.root_N != np.arange(self.num_predicted))) if len(self.duplicates_L2) else 0
 
     @property
     def total(self) -> float:
@@ -110,32 +110,37 @@ def measure(
     if is_shaped:
         assert isinstance(shapes, Boxes)
         value_L = shape_values(value_L, shapes.shapes_AK[predicted_L], shapes.truth_BK[true_L], weights)
+    family_A, likeness_L, place_L = step.code_A * len(step) + step.answer_A, None, value_L
     if reads_text:
-        value_L *= text_similarity([step.labels_A[i] for i in predicted_L], [step.labels_C[i] for i in true_L])
+        likeness_L = text_similarity([step.labels_A[i] for i in predicted_L], [step.labels_C[i] for i in true_L])
+        family_A, value_L = step.answer_A, place_L * likeness_L
     pairs = step.pairs(predicted_L, true_L, value_L)
     ends_G = step.ends_G
     choice_A, best_A, contested_G = first_choices(
         pairs.predicted_L, pairs.true_L, pairs.value_L, step.answer_A, len(step)
     )
-    family_A = step.answer_A if reads_text else step.code_A * len(step) + step.answer_A
     pairs_L2 = near_pairs(shapes, family_A)
+    if len(pairs_L2):
+        text_L = step.code_C[true_L]
+        nearest_A = nearest_truths(shapes, pairs_L2.ravel(), predicted_L, true_L, place_L, likeness_L, text_L)
+        pairs_L2 = pairs_L2[nearest_A[pairs_L2[:, 0]] == nearest_A[pairs_L2[:, 1]]]
     root_A = group_roots(pairs_L2, len(family_A))
-    near_G = _near_duplicates(pairs_L2, step.answer_A, ends_G)
+    pairs_GL2 = _by_answer(pairs_L2, step.answer_A, ends_G)
     return [
         Overlaps(
             pairs=pairs,
             start=start,
             num_predicted=end - start,
             num_true=num_true,
-            near_NN=near_NN,
+            duplicates_L2=duplicates_L2,
             root_N=root_A[start:end] - start,
             lost_giant_N=lost_A[start:end],
             choice_N=choice_A[start:end],
             best_N=best_A[start:end],
-            is_plain=near_NN is None and not contested,
+            is_plain=not len(duplicates_L2) and not contested,
         )
-        for (start, end), num_true, near_NN, contested in zip(
-            pairwise(ends_G), step.num_true_G, near_G, contested_G, strict=True
+        for (start, end), num_true, duplicates_L2, contested in zip(
+            pairwise(ends_G), step.num_true_G, pairs_GL2, contested_G, strict=True
         )
     ]
 
@@ -171,7 +176,7 @@ class _Step:
         self.first_G, self.num_true_G = self.first_P[prompt_G].tolist(), np.array(num_P)[prompt_G].tolist()
         self.labels_A = list(chain.from_iterable([predicted.labels for predicted in predicted_G]))
         self.labels_C = list(chain.from_iterable([truth.labels for truth in truth_P]))
-        codes = {label: code for code, label in enumerate(dict.fromkeys((*self.labels_C, *self.labels_A)))}
+        codes = {label: code for code, label in enumerate(sorted({*self.labels_C, *self.labels_A}))}
         self.code_A = np.array([codes[label] for label in self.labels_A], dtype=np.int64)
         self.code_C = np.array([codes[label] for label in self.labels_C], dtype=np.int64)
 
@@ -202,16 +207,12 @@ class _Step:
         return Pairs(predicted_L, true_L - self.first_P[self.prompt_A[predicted_L]], value_L[counts_L])
 
 
-def _near_duplicates(pairs_L2: IntArray, answer_A: IntArray, ends_G: list[int]) -> list[BoolArray | None]:
-    """[G] of [N, N]: the pairs of near-duplicates within each answer, None for an answer without any."""
-    near_G: list[BoolArray | None] = [None] * (len(ends_G) - 1)
+def _by_answer(pairs_L2: IntArray, answer_A: IntArray, ends_G: list[int]) -> list[IntArray]:
+    """[G] of [L, 2]: the pairs within each answer, counted from its first shape."""
+    pairs_GL2: list[IntArray] = [pairs_L2[:0]] * (len(ends_G) - 1)
     answer_L = answer_A[pairs_L2[:, 0]]
     order_L = answer_L.argsort()
     answers, firsts = np.unique(answer_L[order_L], return_index=True)
     for answer, pairs_of_answer_L2 in zip(answers.tolist(), np.split(pairs_L2[order_L], firsts[1:]), strict=False):
-        start, end = ends_G[answer], ends_G[answer + 1]
-        first_L, second_L = (pairs_of_answer_L2 - start).T
-        near_NN = np.zeros((end - start, end - start), dtype=np.bool_)
-        near_NN[first_L, second_L] = near_NN[second_L, first_L] = True
-        near_G[answer] = near_NN
-    return near_G
+        pairs_GL2[answer] = pairs_of_answer_L2 - ends_G[answer]
+    return pairs_GL2

@@ -1,18 +1,17 @@
-"""The value of a predicted shape for a true one, and which predictions are near-duplicates, geometry by geometry.
+"""The value of a predicted shape for a true one, and which predictions are near each other, geometry by geometry.
 
 Axes: G answers to the P prompts of one task, A predicted shapes of all of them, one answer after the other, B true
 shapes of all prompts, L pairs, K numbers a shape has.
 
-| geometry | value of a pair, in [0, 1] | near-duplicates |
+| geometry | value of a pair, in [0, 1] | near |
 |---|---|---|
 | box | IoU | IoU > 0.7 |
 | point | 1 inside the true mask or box or on the true point, else 0; closeness without either | <= 5 bins apart |
 | polygon | IoU of the areas | IoU > 0.7 |
-| key points | OKS | mutual OKS > 0.7 |
+| key points | mean of OKS and IoU of the boxes | mutual OKS > 0.7 |
 
-A shape that has a value above 0 for any truth is a near-duplicate of its exact duplicate; the laws rest on this
-(matching.py). A true point is a hit on itself, as rounding to the grid may move it out of a thin mask: so every record
-has a perfect answer.
+A shape that has a value above 0 for any truth is near its exact duplicate; the laws rest on this (matching.py). A true
+point is a hit on itself, as rounding to the grid may move it out of a thin mask: so every record has a perfect answer.
 """
 
 from collections.abc import Sequence
@@ -36,16 +35,17 @@ from rewards.geometry.keypoints import DEFAULT_SIGMA, mutual_oks, paired_oks
 from rewards.geometry.masks import MaskRuns, read_masks
 from rewards.geometry.pairs import Spans
 from rewards.geometry.polygons import RegionArray, alike, region_iou, regions
-from rewards.records import Predictions, RewardWeights, Truth
+from rewards.records import Predictions, RewardWeights
+from rewards.truth import Truth
 
 NEAR_OVERLAP = 0.7
-"""Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near-duplicates."""
+"""Two boxes or polygons of one label with a larger IoU, or key points with a larger mutual OKS, are near."""
 NEAR_BINS = 5.0
-"""Two points of one label at most this far apart are near-duplicates: 0.5 % of the image's side."""
+"""Two points of one label at most this far apart are near: 0.5 % of the image's side."""
 NO_MASK = -1
 """Stands for the mask of a true point that has none."""
 _SLACK_BINS = 1.0
-"""Added to the reach of near-duplicates, so that rounding loses none; the exact test follows."""
+"""Added to the reach of what is near, so that rounding loses none; the exact test follows."""
 
 
 class PredictedShapes(Protocol):
@@ -57,14 +57,17 @@ class PredictedShapes(Protocol):
     def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
         """[L] value of some predicted shapes for some true ones, whatever the labels."""
 
+    def frames(self) -> tuple[FloatArray, FloatArray]:
+        """([A, F], [B, F]) numbers that tell shapes apart where values tie; equal shapes have equal ones."""
+
     def areas(self) -> FloatArray:
         """[A] area in bins squared, 0 for points and shapes without any."""
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """[A] where each shape starts on the x axis, and how far to its right near-duplicates start at most."""
+        """[A] where each shape starts on the x axis, and how far to its right near shapes start at most."""
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
-        """[L] which pairs of predicted shapes are near-duplicates."""
+        """[L] which pairs of predicted shapes are near."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +85,16 @@ class Boxes:
         """IoU."""
         return paired_iou(self.shapes_AK[predicted_L], self.truth_BK[true_L])
 
+    def frames(self) -> tuple[FloatArray, FloatArray]:
+        """The shapes themselves."""
+        return self.shapes_AK, self.truth_BK
+
     def areas(self) -> FloatArray:
         """Width x height, 0 for swapped corners."""
         return _box_areas(self.shapes_AK)
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """A near-duplicate starts within 0.3 of the width: further off, even the intervals overlap by less than 0.7."""
+        """A near box starts within 0.3 of the width: further off, even the intervals overlap by less than 0.7."""
         x0_A = self.shapes_AK[:, 0]
         return x0_A, (1.0 - NEAR_OVERLAP) * np.maximum(self.shapes_AK[:, 2] - x0_A, 0.0) + _SLACK_BINS
 
@@ -136,6 +143,10 @@ class Points:
         is_aim_L = (mask_L != NO_MASK) | ~np.isnan(self.boxes_B4[true_L, 0])
         return np.where(is_aim_L, hit_L, pairwise_closeness(points_L12, truth_L12)[:, 0, 0])
 
+    def frames(self) -> tuple[FloatArray, FloatArray]:
+        """The shapes themselves."""
+        return self.shapes_AK, self.truth_BK
+
     def areas(self) -> FloatArray:
         """0: points have no area."""
         return np.zeros(len(self.shapes_AK))
@@ -165,6 +176,10 @@ class Polygons:
         """IoU of areas."""
         return region_iou(self.regions_A[predicted_L], self.truth_B[true_L])
 
+    def frames(self) -> tuple[FloatArray, FloatArray]:
+        """Bounding rectangles and middles; where even these tie, either of two truths may be meant."""
+        return _region_frames(self.regions_A), _region_frames(self.truth_B)
+
     def areas(self) -> FloatArray:
         """Areas that the rings enclose."""
         return np.asarray(shapely.area(self.regions_A))
@@ -192,15 +207,21 @@ class KeyPoints:
         return everywhere(self.shapes_AK), everywhere(self.truth_BK)
 
     def values(self, predicted_L: IntArray, true_L: IntArray) -> FloatArray:
-        """OKS."""
-        return paired_oks(self.shapes_AK[predicted_L], self.truth_BK[true_L], self.sigmas_J)
+        """Half the key points, half the box."""
+        predicted_LK, truth_LK = self.shapes_AK[predicted_L], self.truth_BK[true_L]
+        iou_L = paired_iou(predicted_LK[:, :BOX], truth_LK[:, :BOX])
+        return np.asarray((paired_oks(predicted_LK, truth_LK, self.sigmas_J) + iou_L) / 2.0)
+
+    def frames(self) -> tuple[FloatArray, FloatArray]:
+        """The shapes themselves."""
+        return self.shapes_AK, self.truth_BK
 
     def areas(self) -> FloatArray:
         """Areas of the boxes."""
         return _box_areas(self.shapes_AK)
 
     def reach(self) -> tuple[FloatArray, FloatArray]:
-        """Everywhere: the boxes of near-duplicates need not lie near."""
+        """Everywhere: the boxes of near instances need not lie near."""
         return everywhere(self.shapes_AK)
 
     def near(self, first_L: IntArray, second_L: IntArray) -> BoolArray:
@@ -284,3 +305,12 @@ def _region_spans(regions_N: RegionArray) -> Spans:
     """Left to right side of each area; 0 and 0 of an empty one."""
     x0_N, _, x1_N, _ = np.nan_to_num(shapely.bounds(regions_N)).T
     return x0_N, x1_N
+
+
+def _region_frames(regions_N: RegionArray) -> FloatArray:
+    """[N, 6] bounding rectangle and middle; 0 of an empty area."""
+    bounds_N4, middles_N = shapely.bounds(regions_N), shapely.centroid(regions_N)
+    is_empty_N = shapely.is_empty(regions_N)
+    middles_N2 = np.zeros((len(regions_N), 2))
+    middles_N2[~is_empty_N] = shapely.get_coordinates(middles_N[~is_empty_N])
+    return np.column_stack([np.nan_to_num(bounds_N4), middles_N2])

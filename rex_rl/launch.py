@@ -22,7 +22,7 @@ from rex_rl.data.splits import DataSplit, load_split
 from rex_rl.data.stream import PromptStream, evaluation_prompts
 from rex_rl.errors import LearnerLostError
 from rex_rl.evaluation.comparison import control_config
-from rex_rl.evaluation.credit_trials import CREDITS, Trial, read_trial, trial_config
+from rex_rl.evaluation.credit_trials import FORMS, Trial, read_trial, trial_config
 from rex_rl.evaluation.figures import evaluate
 from rex_rl.evaluation.heldout import HeldOut, answer_greedily
 from rex_rl.language.codec import Codec
@@ -298,7 +298,7 @@ def control(run: Path) -> Path:
 
 def credits(runs: Sequence[Path], num_steps: int) -> list[Trial]:
     """GRPO under each form of credit from the SFT model of each run; trials done already are read from disk."""
-    todo = [(run, credit, trial_config(run, credit, num_steps)) for run in runs for credit in CREDITS]
+    todo = [(run, credit, trial_config(run, credit, num_steps)) for run in runs for credit in FORMS]
     return [read_trial(run, train(config), credit) for run, credit, config in todo]
 
 

@@ -26,7 +26,7 @@ def train(
         timer = StepTimer()
         with timer("data"):
             prompts = stream.prompts(step * config.batch_size, config.batch_size)
-            batch = sft_batch(prompts, codec, max_answer_tokens=config.max_answer_tokens)
+            batch = sft_batch(prompts, codec)
         with timer("learn"):
             learned = learner.step(batch, learning_rate_factor(step, config))
         step += 1

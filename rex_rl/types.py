@@ -134,6 +134,20 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Marks:
+    """Where in an answer something became known, whatever its later tokens say; tokens counted from its first."""
+
+    last_N: np.ndarray
+    """int64 the last token of each shape's own."""
+    phrases: tuple[tuple[int, str], ...] = ()
+    """(token, label) of every phrase in order."""
+    absent: tuple[int, ...] = ()
+    """The token behind which each category of `Shapes.absent` was answered `None`."""
+    fault: int | None = None
+    """The token that shows the first fault other than truncation; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shapes:
     """The predictions of one answer, decoded from its token ids: N shapes of one geometry, in the order written."""
 
@@ -153,6 +167,20 @@ class Shapes:
     """Named faults of the answer, see `rex_rl.language.answer_reader.FAULTS`; empty when it is well formed."""
     absent: tuple[str, ...] = ()
     """Categories answered `None`."""
+    marks: Marks | None = None
+    """Where they were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decisions:
+    """One answer cut into its K decisions, and what it stood at before each (rex_rl/scoring/decisions.py)."""
+
+    starts_K: np.ndarray
+    """int64 first token of each decision, from 0; it goes on to the next one's."""
+    earned_K: np.ndarray
+    """Reward if the answer had ended, well formed, before the decision."""
+    state_KF: np.ndarray
+    """Features of the answer before the decision, each of the order of 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,9 +189,8 @@ class Scores:
 
     total_G: np.ndarray
     terms_G: Mapping[str, np.ndarray]
-    credits_GN: tuple[np.ndarray, ...]
-    """[G] of [N]: credit of each predicted shape (what it added to the reward), in the order written; empty where
-    credit is off."""
+    decisions_G: tuple[Decisions, ...]
+    """[G]; empty where credit is off."""
     shapes_G: tuple[Shapes, ...]
 
 

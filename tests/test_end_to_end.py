@@ -13,7 +13,7 @@ from PIL import Image
 
 from rex_rl.config.schema import SHAPES_TASKS
 from rex_rl.evaluation.figures import METRICS
-from rex_rl.language.tasks import TASKS
+from rex_rl.language.tasks import TASKS, Geometry
 from rex_rl.run.log import read_metrics
 from rex_rl.shapes.world import write_split
 
@@ -35,21 +35,20 @@ def rex_rl(*arguments: str, root: Path, env: dict[str, str]) -> subprocess.Compl
     )
 
 
-TASKS_OF_A_RUN = (*SHAPES_TASKS, "keypoint_person", "ocr_polygon")
-"""Every geometry: the synthetic world draws boxes, points and words; key points and polygons stand on blank images."""
-
-
-def write_records(folder: Path, name: str, *, seed: int) -> Path:
-    """Two records of each task."""
+def write_every_task(folder: Path, name: str, *, seed: int) -> Path:
+    """Two records of every task: the synthetic world draws what it knows, the others stand on blank images."""
     file = write_split(folder, name=name, num_images=2, seed=seed, tasks=SHAPES_TASKS)
-    points = TASKS["keypoint_person"].keypoints
-    person = {"label": "person", "bbox": [10, 10, 90, 190], "keypoints": dict.fromkeys(points) | {points[0]: [50, 20]}}
-    word = {"label": "AB", "polygon": [[10, 10], [60, 12], [58, 40], [9, 41]]}
     with file.open("a") as lines:
         for i in range(2):
             Image.new("RGB", (196, 196)).save(folder / f"{name}_blank{i}.png")
-            for task, asked, thing in (("keypoint_person", "person", person), ("ocr_polygon", "word", word)):
-                about = {"id": f"{task}{i}", "image": f"{name}_blank{i}.png", "task": task}
+            for task in [task for task in TASKS.values() if task.name not in SHAPES_TASKS]:
+                asked = task.choices[0] if task.choices else "cat"
+                thing: dict[str, Any] = {"label": "AB" if task.reads_text else asked, "bbox": [10, 10, 90, 190]}
+                if task.geometry is Geometry.POLYGON:
+                    thing["polygon"] = [[10, 10], [60, 12], [58, 40], [9, 41]]
+                if task.geometry is Geometry.KEYPOINTS:
+                    thing["keypoints"] = dict.fromkeys(task.keypoints) | {task.keypoints[0]: [50, 20]}
+                about = {"id": f"{task.name}{i}", "image": f"{name}_blank{i}.png", "task": task.name}
                 lines.write(json.dumps(about | {"categories": [asked], "objects": [thing]}) + "\n")
     return file
 
@@ -63,12 +62,12 @@ def small_runs(
     overrides = {
         "photos": (f"data.train={PHOTOS / 'instances.json'}", f"data.images={PHOTOS}", "grpo.max_staleness=1"),
         "mix": (
-            f"data.train={write_records(folder, 'train', seed=0)}",
-            f"data.heldout={write_records(folder, 'heldout', seed=1)}",
-            f"data.tasks=[{', '.join(TASKS_OF_A_RUN)}]",
+            f"data.train={write_every_task(folder, 'train', seed=0)}",
+            f"data.heldout={write_every_task(folder, 'heldout', seed=1)}",
+            f"data.tasks=[{', '.join(TASKS)}]",
             "evaluation.num_images=2",
-            "grpo.prompts_per_step=6",
-            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: prefix}",
+            f"grpo.prompts_per_step={len(TASKS)}",
+            "grpo.advantage={normalise_std: false, normalise_by_task: true, credit: to_go, credit_lambda: 0.9}",
             "rollout.max_model_len=2048",  # every key point is named in the question
         ),
     }
@@ -126,19 +125,21 @@ def test_photographs_in_coco_format_train_with_two_paths(small_runs: dict[str, F
     assert 2 in steps
 
 
-def test_every_geometry_trains_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
-    """Both stages on a mix of six tasks: rewards, advantages, held-out figures, gains by task, and pictures."""
+def test_every_task_trains_in_one_run(small_runs: dict[str, FinishedRun], root: Path) -> None:
+    """Both stages on all tasks at once: rewards, advantages, held-out figures, gains by task, and pictures."""
     folder, summary = ended_well(small_runs["mix"])
-    assert summary["grpo"]["num_images"] == 2 * len(TASKS_OF_A_RUN)
-    assert {f"{task}/f1_miou" for task in TASKS_OF_A_RUN} | {"ocr_box/text_similarity"} <= set(summary["grpo"])
+    assert summary["grpo"]["num_images"] == 2 * len(TASKS)
+    assert {f"{task}/f1_miou" for task in TASKS} | {"ocr_box/text_similarity", "keypoint_hand/box_iou"} <= set(
+        summary["grpo"]
+    )
     names = {name for row in read_metrics(folder / "metrics.jsonl") for name in row}
-    assert {f"reward/{task}" for task in TASKS_OF_A_RUN} <= names  # 12 of the 12 training records in two steps
-    assert {f"eval/{task}/f1_miou" for task in TASKS_OF_A_RUN} <= names
+    assert {f"reward/{task}" for task in TASKS} <= names  # all training records in two steps
+    assert {f"eval/{task}/f1_miou" for task in TASKS} <= names
     page = (folder / "report.html").read_text()
     assert "reward/ocr_box" in page
     assert "image not shown" not in page
     compared = rex_rl("compare", str(folder), root=root, env={})
-    assert all(f"| mix | {task} | 2 |" in compared.stdout for task in TASKS_OF_A_RUN), compared.stderr
+    assert all(f"| mix | {task} | 2 |" in compared.stdout for task in TASKS), compared.stderr
 
 
 @pytest.mark.parametrize(

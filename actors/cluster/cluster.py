@@ -157,7 +157,7 @@ class Cluster:
                 RewardWorker,
                 self._model_folder,
                 RewardRule(self._config.reward),
-                credit=self._config.grpo.advantage.credit,
+                with_credit=self._config.grpo.advantage.credit != "none",
                 options={
                     "num_cpus": self._config.reward_workers.num_cpus,
                     "runtime_env": thread_environment(1),

@@ -18,6 +18,7 @@ from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-
 
 from actors.identity import Identity, own_identity
 from actors.learner.deepspeed_engine import LearnerEngine, set_learner_environment
+from actors.learner.metrics import rank_metrics, token_metrics
 from actors.weights.buckets import VISION_PREFIX, fill_buckets, tensor_digests
 from actors.weights.manifest import Manifest
 from rex_rl.config.actors import LearnerConfig
@@ -32,7 +33,7 @@ from rex_rl.policy.attention import kernel_on
 from rex_rl.policy.lora import add_adapters
 from rex_rl.policy.model import ForwardInputs, ImagePreparer, TokenStats, collate, load_policy, pack_questions
 from rex_rl.policy.reference import Forward, adapterless_reference, copied_reference
-from rex_rl.run.checkpoints import sync_to_disk
+from rex_rl.run.checkpoints import sync_folder, sync_to_disk
 from rex_rl.types import Mean, ScoredAnswer, TrainGroup
 
 STATE_WAIT_S = 0.05
@@ -166,7 +167,7 @@ class LearnerRank:
 
         None where a rank is out of memory and all have to begin anew with smaller micro-batches.
         """
-        sums: dict[str, Mean] = {}
+        parts: list[Mapping[str, Mean]] = []
         fault, verdict = "", 0
         for number, micro_batch in enumerate(plan, start=1):
             self._engine.begin_backward(is_last=number == len(plan))
@@ -179,11 +180,10 @@ class LearnerRank:
                 break
             if not math.isfinite(loss):
                 fault = fault or f"loss is {loss} in micro-batch {number} of {len(plan)}"
-            for name, mean in metrics.items():
-                sums[name] = sums.get(name, Mean(total=0.0, count=0.0)) + mean
+            parts.append(metrics)
         verdict = self._worst_of_ranks(verdict) if self._engine.reduces_late else verdict
         if verdict == 0:
-            return sums, fault
+            return rank_metrics(parts, num_ranks=self._seat.num_ranks), fault
         self._engine.discard()
         if self._seat.on_gpu:
             torch.cuda.empty_cache()
@@ -250,7 +250,10 @@ class LearnerRank:
         return manifest, refs
 
     def save_model(self, folder: str, *, like: str) -> None:
-        """Write a Hugging Face folder that vLLM and transformers load; processor files come from the folder `like`."""
+        """Write a Hugging Face folder that vLLM and transformers load; processor files come from the folder `like`.
+
+        It is on disk when this returns, so that a stage which counts as done has its model.
+        """
         from safetensors.torch import save_file
 
         from rex_rl.policy.model_folder import copy_model_files
@@ -263,6 +266,8 @@ class LearnerRank:
         if self._max_pixels is not None:
             self._prepare.save(folder)
         save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        sync_folder(Path(folder))
+        sync_to_disk(Path(folder).parent)
 
     def _gather(self) -> None:
         """Help to gather whole weights for rank 0, and keep none."""
@@ -303,25 +308,20 @@ class LearnerRank:
         weights_N = self._per_token(groups, "weight")
         if self._grpo is None:
             loss_N = -stats.logprobs_N
-            metrics = {"loss": (loss_N, weights_N > 0), "entropy": (stats.entropy_N, weights_N > 0)}
+            metrics = {"loss": loss_N, "entropy": stats.entropy_N}
         else:
             terms = self._policy_terms(groups, reference_N, stats)
             loss_N = terms.loss_N
-            counted_N = weights_N > 0
             metrics = {
-                "loss": (loss_N, counted_N),
-                "entropy": (stats.entropy_N, counted_N),
-                **({} if reference_N is None else {"kl": (terms.kl_N, counted_N)}),
-                "clip_ratio/low": (terms.clipped_low_N, counted_N),
-                "clip_ratio/high": (terms.clipped_high_N, counted_N),
-                "sampling/logp_difference": (terms.log_ratio_N.abs(), counted_N),
-                "importance/weight": (terms.importance_N, counted_N),
+                "loss": loss_N,
+                "entropy": stats.entropy_N,
+                **({} if reference_N is None else {"kl": terms.kl_N}),
+                "clip_ratio/low": terms.clipped_low_N,
+                "clip_ratio/high": terms.clipped_high_N,
+                "sampling/logp_difference": terms.log_ratio_N.abs(),
+                "importance/weight": terms.importance_N,
             }
-        reduced = {
-            name: Mean(total=float((value_N.detach() * counted_N).sum()), count=float(counted_N.sum()))
-            for name, (value_N, counted_N) in metrics.items()
-        }
-        return (loss_N * weights_N).sum(), reduced
+        return (loss_N * weights_N).sum(), token_metrics(metrics, weights_N)
 
     def _policy_terms(
         self, groups: Sequence[TrainGroup], reference_N: torch.Tensor | None, stats: TokenStats

@@ -51,7 +51,7 @@ def _from_tokens(rng: np.random.Generator, codec: Codec, *, num_answers: int, nu
         return codec.decode_groups(tokens_PG, [CATEGORIES] * len(tokens_PG), task=TASKS["detection"])
 
     def score() -> None:
-        score_groups(decode(), truths, weights=RewardWeights(), credit="none")
+        score_groups(decode(), truths, weights=RewardWeights())
 
     predicted_PG = decode()
 
@@ -71,7 +71,7 @@ def _from_boxes(rng: np.random.Generator, *, num_boxes: int, name: str) -> Figur
     predicted_G = [_jittered(rng, truth) for _ in range(GROUP_SIZE)]
     return faster(
         name,
-        lambda: score_group(predicted_G, truth, weights=RewardWeights(), credit="none"),
+        lambda: score_group(predicted_G, truth, weights=RewardWeights()),
         lambda: [_looped_reward(predicted, truth) for predicted in predicted_G],
         meaning=f"one answer of {num_boxes} boxes against {num_boxes}, all terms; baseline: loops",
         rounds=ROUNDS if num_boxes <= 100 else 2,
@@ -88,7 +88,7 @@ def _points(rng: np.random.Generator, *, num: int) -> Figure:
 
     def score() -> None:
         truth = Truth(labels, points_N2, ("cat",), geometry="point", masks=masks)
-        score_group([predicted], truth, weights=RewardWeights(), credit="none")
+        score_group([predicted], truth, weights=RewardWeights())
 
     def decode_to_pixels() -> None:
         for mask in masks:

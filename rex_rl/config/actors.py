@@ -196,6 +196,6 @@ class EvaluationConfig(Section):
     """Held-out evaluation: greedy decoding."""
 
     num_images: Count = 200
-    """Held-out records of each task used, at most; the first ones of the file."""
+    """Held-out records of each task used, at most; of more, so many are drawn by `seed`."""
     max_answer_tokens: Count = 4096
     """Longer answers are cut (official inference: 4096)."""

@@ -216,9 +216,6 @@ class SftConfig(OptimiserConfig):
     """Course of the learning rate after the warm-up; cosine and linear end at 0."""
     paraphrase: bool = True
     """Ask in several wordings; false asks in the official one only."""
-    max_answer_tokens: Count | None = None
-    """Ground-truth answers are cut there, which bounds memory; a model that never sees how long answers end learns to
-    go on. null cuts none."""
 
     @property
     def batch_items(self) -> int:
@@ -232,18 +229,15 @@ class AdvantageConfig(Section):
     normalise_std: bool = True
     """Divide by the group's standard deviation (paper); false only subtracts the mean."""
     normalise_by_task: bool = False
-    """First divide all rewards and credits of a task by the spread of its rewards within their groups, over the step,
-    so that no task of a mix drowns another; with normalise_std, it matters to the credits alone."""
-    credit: Literal["none", "leave_one_out", "prefix", "in_order"] = "leave_one_out"
-    """Credit that each box's own tokens get on top: the reward's loss without the box (`leave_one_out`), the same once
-    its later duplicates are gone (`in_order`), or the reward it adds to the boxes before it (`prefix`). The paper's is
-    `none`; the default won over three seeds (`rex-rl credits`)."""
-    credit_weight: Weight = 1.0
-    """Factor on the credit of every form but `none`."""
-    credit_over: Literal["answer", "decisions"] = "answer"
-    """What a box's credit is compared with. `answer`: the answer's other boxes, so whether to stop is never weighed.
-    `decisions`: wherever a box may follow, going on earns that box's credit and stopping earns nothing, compared over
-    the group; and a box's own tokens are compared with the group's other boxes."""
+    """First divide all rewards of a task by the spread of its rewards within their groups, over the step, so that no
+    task of a mix drowns another; with normalise_std it changes only how much the credit of a task counts."""
+    credit: Literal["none", "to_go"] = "none"
+    """`none` (paper): all tokens of an answer share its reward. `to_go`: an answer is a sequence of decisions (a shape,
+    to go on or stop, a label, `None`), and each is credited with what the reward gained from there on, against what was
+    to be expected there."""
+    credit_lambda: Share = 1.0
+    """With `to_go`: weight of a decision's consequence, to the power of how many decisions later it comes; 1 is
+    unbiased, less is less noisy."""
 
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {

@@ -27,6 +27,7 @@ from rex_rl.data.record_checks import (
     visual_prompt,
 )
 from rex_rl.errors import DataError
+from rex_rl.language.codec import truth_on_grid
 from rex_rl.types import Object, Record
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -179,6 +180,13 @@ def check_report(record_set: RecordSet) -> list[str]:
         f"objects: {sum(counts):,}; in an image {counts[0]} at least, {median(counts):g} in the middle, "
         f"{counts[-1]} at most"
     )
+    num_joined_M = [len(record.objects) - len(truth_on_grid(record).labels) for record in records]
+    if any(num_joined_M):
+        first = next(record for record, num in zip(records, num_joined_M, strict=True) if num)
+        lines.append(
+            f"coincide on the answer grid with another of their label, and count as one: {sum(num_joined_M):,} objects "
+            f"in {sum(map(bool, num_joined_M)):,} records; the first: {first.source}"
+        )
     labels = Counter(thing.label for record in records for thing in record.objects)
     asked = {category for record in records for category in record.categories}
     lines.append(f"categories: {len(asked):,}, {len(labels):,} of them with objects: {_most_common(labels)}")

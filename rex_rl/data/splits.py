@@ -1,9 +1,10 @@
 """The records of a run: training and held-out, from the config's paths or from the synthetic world."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from rex_rl.config.load import Config
 from rex_rl.config.schema import SHAPES_DATA, DataConfig
@@ -44,18 +45,21 @@ def load_split(config: Config) -> DataSplit:
     else:
         heldout = _read(heldout_file, data.heldout_images or data.images, data, check_images=not is_new)
         kept, held, bad = list(train.records), list(heldout.records), (*train.bad, *heldout.bad)
-    return DataSplit(train=tuple(kept), heldout=_first_of_each_task(held, config.evaluation.num_images), bad=bad)
+    return DataSplit(
+        train=tuple(kept), heldout=heldout_records(held, config.evaluation.num_images, seed=config.seed), bad=bad
+    )
 
 
-def _first_of_each_task(records: Sequence[Record], num: int) -> tuple[Record, ...]:
-    """The first `num` records of each task, in their order."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for record in records:
-        if seen[record.task] < num:
-            kept.append(record)
-        seen[record.task] += 1
-    return tuple(kept)
+def heldout_records(records: Sequence[Record], num: int, *, seed: int) -> tuple[Record, ...]:
+    """`num` records of each task, drawn by the seed among all of them and kept in their order; all where no more are.
+
+    What is drawn of one task does not depend on the records of another.
+    """
+    places_of: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        places_of.setdefault(record.task, []).append(place)
+    drawn = [np.random.default_rng([seed, 2]).permutation(places)[:num] for places in places_of.values()]
+    return tuple(records[place] for place in sorted(place for places in drawn for place in places.tolist()))
 
 
 def shapes_folder(run_root: Path, data: DataConfig) -> Path:

@@ -68,14 +68,9 @@ def split_records(
     )
 
 
-def sft_batch(prompts: Sequence[Prompt], codec: Codec, *, max_answer_tokens: int | None = None) -> list[TrainGroup]:
-    """Ground-truth answers as groups of one: every token weighs the same (a token mean over the step).
-
-    Longer answers than `max_answer_tokens` are cut there and lose their end.
-    """
-    answers = [
-        _true_answer(codec.encode(prompt.record, prompt.record.categories), max_answer_tokens) for prompt in prompts
-    ]
+def sft_batch(prompts: Sequence[Prompt], codec: Codec) -> list[TrainGroup]:
+    """Ground-truth answers as groups of one: every token weighs the same (a token mean over the step)."""
+    answers = [_true_answer(codec.encode(prompt.record, prompt.record.categories)) for prompt in prompts]
     weight = 1.0 / sum(answer.tokens_T.size for answer in answers)
     return [
         TrainGroup(prompt=prompt, answers=(_as_learned(answer, weight),))
@@ -83,13 +78,12 @@ def sft_batch(prompts: Sequence[Prompt], codec: Codec, *, max_answer_tokens: int
     ]
 
 
-def _true_answer(tokens_T: np.ndarray, limit: int | None) -> Answer:
-    kept_T = tokens_T[:limit]
+def _true_answer(tokens_T: np.ndarray) -> Answer:
     return Answer(
-        tokens_T=kept_T,
-        logprobs_T=np.zeros(kept_T.size, dtype=np.float32),
-        versions_T=np.zeros(kept_T.size, dtype=np.int64),
-        finish_reason=FinishReason.STOP if kept_T.size == tokens_T.size else FinishReason.LENGTH,
+        tokens_T=tokens_T,
+        logprobs_T=np.zeros(tokens_T.size, dtype=np.float32),
+        versions_T=np.zeros(tokens_T.size, dtype=np.int64),
+        finish_reason=FinishReason.STOP,
     )
 
 

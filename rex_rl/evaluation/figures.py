@@ -5,24 +5,30 @@ Definitions, for good:
 - A box is [x0, y0, x1, y1] in pixels of the original image. A predicted box with swapped corners has IoU 0 with all.
 - Pointing tasks predict points. Where this file says IoU, a point has 1 with a true box it lies in and 0 with others;
   where not all things of an image have boxes, it has its closeness to each true point on the answer grid
-  (`rewards.geometry.boxes.pairwise_closeness`). It is a duplicate where an earlier one of its label lies at most 5
-  bins off, and is never large. Masks are not looked at: a thing with a mask alone is judged by its true point.
-- Of polygons it is the IoU of the areas they enclose; of key points OKS (rewards/geometry/keypoints.py), in pixels,
-  and for duplicates the mutual OKS. An instance with key points is as large as its box.
+  (`rewards.geometry.boxes.pairwise_closeness`). A point on the true point of a box has 1 with it, and is never large.
+  Masks are not looked at: a thing with a mask alone is judged by its true point.
+- Of polygons it is the IoU of the areas they enclose; of key points OKS (rewards/geometry/keypoints.py), in pixels.
+  `box_iou`: over the true instances, the mean IoU of their boxes with those of the instances matched at OKS 0.5; 0
+  without one. An instance with key points is as large as its box.
+- True shapes of one label that coincide on the answer grid are one, as in reward and training (rewards/truth.py).
 - Tasks that read text have the text as label, and all texts are one category. So a box counts where its text is right
   to the letter, and a duplicate is one whatever its text. `text_similarity`: over the true boxes, the mean similarity
   (1 - edit distance / longer length) to the text of the predicted box matched at IoU 0.5 by place alone; 0 without one.
 - Over several tasks each figure stands once a task as `<task>/<figure>`, and as the mean over tasks under its own name
-  (`num_images`: their sum; `text_similarity`: once a task only).
+  (`num_images`: their sum; `text_similarity` and `box_iou`: once a task only).
 - Matching is one-to-one, inside one image and one label, at each IoU threshold by itself, in the order written: each
-  predicted box takes the free true box with the highest IoU, if that IoU is at least the threshold (the earlier true
-  box on a tie). Points in boxes all have the value 1, so none is best: as many of them as possible are matched.
+  predicted box takes the free true box with the highest IoU, if that IoU is at least the threshold (on a tie the one
+  whose own numbers are nearest, then the earlier). Points in boxes all have the value 1, so none is best: as many of
+  them as possible are matched.
 - Precision of a category = matched / predicted, over all images together, so a box also counts as false in an image
   without that category; 0 without predictions. Recall = matched / true. Both are averaged over the categories that
   have truth in any image; boxes of a category without any truth enter neither average. F1 = 2PR / (P + R) of the two
   averages, 0 where both are 0. `f1_miou` is the mean of the F1 at 0.50, 0.55 .. 0.95.
-- A predicted box is a duplicate when an earlier one of its label in the same answer overlaps it with IoU > 0.7.
-  `duplicate_rate` = duplicates / predicted boxes over all images, whatever the label (0 without predictions).
+- A predicted box repeats an earlier one of its label in the same answer where they are near each other: IoU > 0.7,
+  points at most 5 bins apart, key points with a mutual OKS > 0.7. Boxes that are near and have the same nearest true
+  box, or none, are duplicates (rewards/duplicates.py): in a crowd, right boxes may be near each other.
+  `duplicate_rate` = predictions beyond the first of their group of duplicates / predicted boxes over all images,
+  whatever the label (0 without predictions); `repeat_rate` the same of those that repeat an earlier one.
 - `large_box_rate` = share of images with a predicted box over 95 % of the image's area.
 - `parse_failure_rate` = share of answers with any fault. `mean_predictions` = predicted boxes per image.
 
@@ -37,9 +43,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from rewards.geometry.boxes import BOX, paired_iou
 from rewards.text import text_similarity
 from rex_rl.errors import DataError
-from rex_rl.evaluation.image_result import ImageResult, areas, near_duplicates, pairwise_values
+from rex_rl.evaluation.image_result import (
+    ImageResult,
+    areas,
+    categories_of,
+    distances,
+    find_repeats,
+    pairwise_values,
+)
 from rex_rl.language.tasks import TASKS, Geometry
 
 THRESHOLDS_T = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -53,14 +67,15 @@ METRICS = (
     "precision_50",
     "recall_50",
     "duplicate_rate",
+    "repeat_rate",
     "large_box_rate",
     "parse_failure_rate",
     "mean_predictions",
     "num_images",
 )
 """Keys of `evaluate` for one task, in the order of the tables."""
-TEXT_SIMILARITY = "text_similarity"
-"""One key more in tasks that read text."""
+TEXT_SIMILARITY, BOX_IOU = "text_similarity", "box_iou"
+"""One key more in tasks that read text, and in those of key points."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +85,7 @@ class MatchedImage:
     truth_of_predicted_A: np.ndarray
     """int64 [A] index of the true box each predicted box took, -1 for none."""
     is_duplicate_A: np.ndarray
-    """bool [A] an earlier predicted box of the label overlaps it with IoU > 0.7; such a box may still be matched."""
+    """bool [A] beyond the first of its group of duplicates; such a box may still be matched."""
     is_found_B: np.ndarray
     """bool [B] some predicted box took this true box."""
 
@@ -90,7 +105,7 @@ def match_image(result: ImageResult, threshold: float = 0.5) -> MatchedImage:
     is_found_B = np.zeros(len(result.truth_labels), dtype=bool)
     is_found_B[truth_of_predicted_A[truth_of_predicted_A >= 0]] = True
     return MatchedImage(
-        truth_of_predicted_A=truth_of_predicted_A, is_duplicate_A=_find_duplicates(result), is_found_B=is_found_B
+        truth_of_predicted_A=truth_of_predicted_A, is_duplicate_A=find_repeats(result)[0], is_found_B=is_found_B
     )
 
 
@@ -110,38 +125,38 @@ def _match(result: ImageResult, iou_AB: np.ndarray, threshold: float) -> np.ndar
         is_inside_M = free_AB[predicted_M, truth_M] > 0
         truth_of_predicted_A[predicted_M[is_inside_M]] = truth_M[is_inside_M]
         return truth_of_predicted_A
+    apart_AB = distances(result)
     for a, free_B in enumerate(free_AB):
-        b = int(free_B.argmax())
-        if free_B[b] > 0:
+        best = free_B.max()
+        if best > 0:
+            b = int(np.where(free_B == best, apart_AB[a], np.inf).argmin())
             truth_of_predicted_A[a] = b
             free_AB[:, b] = 0.0
     return truth_of_predicted_A
 
 
-def _find_duplicates(result: ImageResult) -> np.ndarray:
-    labels_A = np.array(_categories(result, result.predicted_labels), dtype=object)
-    is_duplicate_AA = near_duplicates(result) & (labels_A[:, None] == labels_A[None, :])
-    return np.asarray(np.tril(is_duplicate_AA, k=-1).any(axis=1))
+def _extra_figure(task: str) -> str | None:
+    """The figure that only some tasks have."""
+    if TASKS[task].reads_text:
+        return TEXT_SIMILARITY
+    return BOX_IOU if TASKS[task].geometry is Geometry.KEYPOINTS else None
 
 
-def _categories(result: ImageResult, labels: Sequence[str]) -> tuple[str, ...]:
-    """The category each shape is counted in: its label, or one for all where labels are recognised text."""
-    return ("",) * len(labels) if TASKS[result.task].reads_text else tuple(labels)
-
-
-def _text_counts(result: ImageResult) -> tuple[float, int]:
-    """(sum of the text similarities of matched boxes, number of true boxes); both 0 where no text is read."""
-    if not TASKS[result.task].reads_text:
+def _extra_counts(result: ImageResult) -> tuple[float, int]:
+    """(sum over the matched shapes, number of true shapes) of the task's own figure; both 0 where it has none."""
+    figure = _extra_figure(result.task)
+    if figure is None:
         return 0.0, 0
-    truth_of_predicted_A = _match(result, pairwise_values(result), THRESHOLDS_T[0])
-    matched = [
-        (predicted, truth)
-        for predicted, truth in zip(result.predicted_labels, truth_of_predicted_A, strict=True)
-        if truth >= 0
-    ]
-    true_texts = [result.truth_labels[truth] for _, truth in matched]
-    similar_L = text_similarity([predicted for predicted, _ in matched], true_texts)
-    return sum(similar_L.tolist()), len(result.truth_labels)
+    values_AB = pairwise_values(result) if figure == TEXT_SIMILARITY else _label_iou(result)
+    truth_of_predicted_A = _match(result, values_AB, THRESHOLDS_T[0])
+    matched_M = np.flatnonzero(truth_of_predicted_A >= 0)
+    truth_M = truth_of_predicted_A[matched_M]
+    if figure == BOX_IOU:
+        value_M = paired_iou(result.predicted_NK[matched_M, :BOX], result.truth_NK[truth_M, :BOX])
+    else:
+        texts = [result.predicted_labels[a] for a in matched_M]
+        value_M = text_similarity(texts, [result.truth_labels[b] for b in truth_M])
+    return sum(value_M.tolist()), len(result.truth_labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,9 +168,11 @@ class _Tally:
     predicted_E: np.ndarray
     truth_E: np.ndarray
     matched_ET: np.ndarray
-    per_image_I6: np.ndarray
-    """Columns: predicted shapes, duplicates, has a large box (0 or 1), has a fault (0 or 1); then `_text_counts`."""
-    reads_text: bool
+    per_image_I7: np.ndarray
+    """Columns: predicted shapes, duplicates, repeats, has a large box (0 or 1), has a fault (0 or 1); then
+    `_extra_counts`."""
+    extra: str | None
+    """The figure that only this task has."""
 
 
 def _tally(results: Sequence[ImageResult]) -> _Tally:
@@ -166,7 +183,7 @@ def _tally(results: Sequence[ImageResult]) -> _Tally:
     for i, result in enumerate(results):
         iou_AB = _label_iou(result)
         is_matched_TA = np.array([_match(result, iou_AB, threshold) >= 0 for threshold in THRESHOLDS_T])
-        true, predicted = _categories(result, result.truth_labels), _categories(result, result.predicted_labels)
+        true, predicted = (categories_of(result, of) for of in (result.truth_labels, result.predicted_labels))
         for label in dict.fromkeys(true + predicted):
             is_label_A = np.array(predicted, dtype=object) == label
             counts = (int(is_label_A.sum()), true.count(label))
@@ -179,21 +196,23 @@ def _tally(results: Sequence[ImageResult]) -> _Tally:
         predicted_E=table[:, 2],
         truth_E=table[:, 3],
         matched_ET=table[:, 4:],
-        per_image_I6=np.array([_image_counts(result) for result in results], dtype=float),
-        reads_text=TASKS[results[0].task].reads_text,
+        per_image_I7=np.array([_image_counts(result) for result in results], dtype=float),
+        extra=_extra_figure(results[0].task),
     )
 
 
 def _image_counts(result: ImageResult) -> tuple[float, ...]:
     is_large = bool((areas(result) > LARGE_AREA_SHARE * result.width * result.height).any())
-    num_duplicates = int(_find_duplicates(result).sum())
-    return len(result.predicted_labels), num_duplicates, is_large, bool(result.faults), *_text_counts(result)
+    num_duplicates, num_repeats = (int(is_so_A.sum()) for is_so_A in find_repeats(result))
+    num = len(result.predicted_labels)
+    return num, num_duplicates, num_repeats, is_large, bool(result.faults), *_extra_counts(result)
 
 
 def _figures(tally: _Tally, weight_I: np.ndarray) -> dict[str, float]:
     """The metrics with image i counted `weight_I[i]` times."""
     num_images = float(weight_I.sum())
-    predicted, duplicates, large, faulty, similar, texts = (float(value) for value in weight_I @ tally.per_image_I6)
+    counts = (float(value) for value in weight_I @ tally.per_image_I7)
+    predicted, duplicates, repeats, large, faulty, extra, num_true = counts
     precision_T, recall_T = _precision_recall(tally, weight_I)
     total_T = precision_T + recall_T
     f1_T = 2 * precision_T * recall_T / np.where(total_T == 0, 1.0, total_T)
@@ -204,11 +223,12 @@ def _figures(tally: _Tally, weight_I: np.ndarray) -> dict[str, float]:
         "precision_50": float(precision_T[0]),
         "recall_50": float(recall_T[0]),
         "duplicate_rate": duplicates / predicted if predicted else 0.0,
+        "repeat_rate": repeats / predicted if predicted else 0.0,
         "large_box_rate": large / num_images,
         "parse_failure_rate": faulty / num_images,
         "mean_predictions": predicted / num_images,
         "num_images": num_images,
-        **({TEXT_SIMILARITY: similar / texts if texts else float("nan")} if tally.reads_text else {}),
+        **({tally.extra: extra / num_true if num_true else float("nan")} if tally.extra else {}),
     }
 
 
@@ -275,7 +295,7 @@ def bootstrap_interval(
     defined are left out. Raises `ValueError` for an unknown metric, no samples, other images or several tasks.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), the percentile interval of chapter 13.
     """
-    known = (*METRICS, TEXT_SIMILARITY)
+    known = (*METRICS, TEXT_SIMILARITY, BOX_IOU)
     if metric_name not in known:
         raise ValueError(f"unknown metric {metric_name!r}, known: {', '.join(known)}")
     if num_samples < 1:

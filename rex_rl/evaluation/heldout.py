@@ -17,7 +17,7 @@ from rex_rl.errors import DataError
 from rex_rl.evaluation.figures import evaluate
 from rex_rl.evaluation.image_result import ImageResult
 from rex_rl.interfaces import RolloutPool
-from rex_rl.language.codec import Codec
+from rex_rl.language.codec import Codec, truth_on_grid
 from rex_rl.language.grid import MIN_POLYGON, dequantise, geometry_of
 from rex_rl.language.tasks import TASKS, Geometry, Task
 from rex_rl.run.folder import RunFolder, write_whole
@@ -64,16 +64,20 @@ def result_of(record: Record, answer: Answer, codec: Codec) -> ImageResult:
     """A record and the predictions of its answer, in pixels."""
     task = TASKS[record.task]
     shapes = codec.decode(answer.tokens_T, task=task, categories=record.categories)
+    truth = truth_on_grid(record)
+    objects = [record.objects[place] for place in truth.places_B]
+    geometry = _judged_by(record)
     return ImageResult(
         image_id=record.id,
         width=record.width,
         height=record.height,
-        truth_labels=record.labels,
-        truth_NK=geometry_of(record.objects, _judged_by(record), len(task.keypoints)),
+        truth_labels=truth.labels,
+        truth_NK=geometry_of(objects, geometry, len(task.keypoints)),
         predicted_labels=shapes.labels,
         predicted_NK=dequantise(shapes.bins_NK, record.size),
         faults=shapes.faults,
         task=task.name,
+        truth_points_N2=None if geometry is task.geometry else geometry_of(objects, task.geometry),
     )
 
 
@@ -94,7 +98,7 @@ def write_samples(file: Path, records: Sequence[Record], results: Sequence[Image
             "width": result.width,
             "height": result.height,
             "task": result.task,
-            "truth": _shapes(result.truth_labels, result.truth_NK, result.truth_geometry),
+            "truth": _truth(result),
             "said": _shapes(result.predicted_labels, result.predicted_NK, result.geometry),
             "faults": list(result.faults),
         }
@@ -128,6 +132,16 @@ def _shapes(labels: Sequence[str], shapes_NK: np.ndarray, geometry: Geometry) ->
     ]
 
 
+def _truth(result: ImageResult) -> list[dict[str, object]]:
+    shapes = _shapes(result.truth_labels, result.truth_NK, result.truth_geometry)
+    if result.truth_points_N2 is None:
+        return shapes
+    return [
+        {**shape, _KEYS[Geometry.POINT]: point}
+        for shape, point in zip(shapes, result.truth_points_N2.tolist(), strict=True)
+    ]
+
+
 def _result(line: dict[str, Any]) -> ImageResult:
     truth, predicted, task = line["truth"], line["said"], TASKS[line["task"]]
     return ImageResult(
@@ -140,7 +154,16 @@ def _result(line: dict[str, Any]) -> ImageResult:
         predicted_NK=_pixels(predicted, task),
         faults=tuple(line["faults"]),
         task=task.name,
+        truth_points_N2=_points(truth),
     )
+
+
+def _points(shapes: Sequence[dict[str, Any]]) -> np.ndarray | None:
+    """[N, 2] the points that stand beside boxes; None without."""
+    keys = _KEYS[Geometry.BOX], _KEYS[Geometry.POINT]
+    if not all(key in shape for shape in shapes for key in keys):
+        return None
+    return np.array([shape[keys[1]] for shape in shapes], dtype=np.float64).reshape(-1, 2)
 
 
 def _pixels(shapes: Sequence[dict[str, Any]], task: Task) -> np.ndarray:

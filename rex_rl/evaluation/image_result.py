@@ -6,14 +6,17 @@ Axes: A predicted and B true shapes, K numbers of a shape (4: box, 2: point, 6 a
 points, NaN where one cannot be seen).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rewards.duplicates import group_roots, near_pairs, nearest_truths
 from rewards.geometry.boxes import BOX
+from rewards.geometry.keypoints import paired_oks
 from rewards.geometry.masks import read_masks
 from rewards.geometry.polygons import regions
+from rewards.text import text_similarity
 from rewards.values import NO_MASK, Boxes, KeyPoints, Points, Polygons, PredictedShapes
 from rex_rl.language.grid import GRID_STEPS, MIN_POLYGON, UNSEEN_BIN
 from rex_rl.language.tasks import TASKS, Geometry, Task
@@ -41,6 +44,9 @@ class ImageResult:
     """Named faults of the answer; empty when it is well formed."""
     task: str = "detection"
     """A key of `rex_rl.language.tasks.TASKS`."""
+    truth_points_N2: np.ndarray | None = None
+    """float [N, 2] the true points, where points are predicted and the truth is boxes; None where they are not known,
+    which leaves the middle of each box."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` when shapes and labels do not belong together."""
@@ -75,12 +81,41 @@ def _is_width(width: int, task: Task) -> bool:
 
 def pairwise_values(result: ImageResult) -> np.ndarray:
     """[A, B] in [0, 1]: what figures.py calls IoU, whatever the labels."""
-    return _of_pairs(_shapes(result).values, len(result.predicted_NK), len(result.truth_NK))
+    shapes = _shapes(result)
+    if isinstance(shapes, KeyPoints):
+        return np.asarray(paired_oks(shapes.shapes_AK[:, None], shapes.truth_BK[None], shapes.sigmas_J))
+    return _of_pairs(shapes.values, len(result.predicted_NK), len(result.truth_NK))
 
 
-def near_duplicates(result: ImageResult) -> np.ndarray:
-    """[A, A] which predicted shapes are duplicates of each other, whatever their labels."""
-    return _of_pairs(_shapes(result).near, len(result.predicted_NK), len(result.predicted_NK))
+def distances(result: ImageResult) -> np.ndarray:
+    """[A, B] how far apart shapes are by their own numbers: what tells truths apart where their IoU ties."""
+    frames_AF, frames_BF = _shapes(result).frames()
+    return np.linalg.norm(frames_AF[:, None] - frames_BF[None], axis=-1)
+
+
+def categories_of(result: ImageResult, labels: Sequence[str]) -> tuple[str, ...]:
+    """The category each shape is counted in: its label, or one for all where labels are recognised text."""
+    return ("",) * len(labels) if TASKS[result.task].reads_text else tuple(labels)
+
+
+def find_repeats(result: ImageResult) -> tuple[np.ndarray, np.ndarray]:
+    """([A] which predicted shapes are duplicates, [A] which repeat an earlier one); see figures.py."""
+    shapes, num = _shapes(result), len(result.predicted_labels)
+    predicted, true = (categories_of(result, labels) for labels in (result.predicted_labels, result.truth_labels))
+    codes = {name: code for code, name in enumerate(dict.fromkeys((*predicted, *true)))}
+    family_A, family_B = (np.array([codes[name] for name in names], dtype=np.int64) for names in (predicted, true))
+    near_L2 = near_pairs(shapes, family_A)
+    is_repeat_A = np.zeros(num, dtype=bool)
+    is_repeat_A[near_L2.max(axis=1)] = True
+    predicted_L, true_L = np.nonzero(family_A[:, None] == family_B[None])
+    likeness_L, text_L = None, None
+    if TASKS[result.task].reads_text:
+        texts = ([result.predicted_labels[i] for i in predicted_L], [result.truth_labels[i] for i in true_L])
+        likeness_L, text_L = text_similarity(*texts), np.unique(texts[1], return_inverse=True)[1]
+    values_L = shapes.values(predicted_L, true_L)
+    nearest_A = nearest_truths(shapes, near_L2.ravel(), predicted_L, true_L, values_L, likeness_L, text_L)
+    root_A = group_roots(near_L2[nearest_A[near_L2[:, 0]] == nearest_A[near_L2[:, 1]]], num)
+    return root_A != np.arange(num), is_repeat_A
 
 
 def areas(result: ImageResult) -> np.ndarray:
@@ -100,10 +135,13 @@ def _shapes(result: ImageResult) -> PredictedShapes:
             return KeyPoints(_told(predicted_NK), _told(truth_NK), _sigmas(result))
     per_pixel = np.resize(np.array([GRID_STEPS / result.width, GRID_STEPS / result.height]), truth_NK.shape[1])
     truth_bins, unknown = truth_NK * per_pixel, np.full((len(truth_NK), BOX), np.nan)
-    has_boxes = result.truth_geometry is Geometry.BOX
+    has_boxes, points_B2 = result.truth_geometry is Geometry.BOX, truth_bins
+    if has_boxes:
+        middles_B2 = (truth_NK[:, :2] + truth_NK[:, 2:]) / 2
+        points_B2 = (middles_B2 if result.truth_points_N2 is None else result.truth_points_N2) * per_pixel[:2]
     return Points(
         predicted_NK * per_pixel[:2],
-        unknown[:, :2] if has_boxes else truth_bins,
+        points_B2,
         read_masks([]),
         np.full(len(truth_NK), NO_MASK),
         truth_bins if has_boxes else unknown,

@@ -109,9 +109,16 @@ def _kind_of(text: str) -> int:
 class Remarks:
     """What one answer holds beside its shapes."""
 
-    phrases: list[str]
-    absent: list[str]
-    faults: set[str]
+    phrases: dict[int, str]
+    """Token behind which a phrase is known -> the phrase."""
+    absent: dict[int, str]
+    """Token behind which `None` is known -> its phrase."""
+    faults: dict[str, int]
+    """Fault -> the first token that shows it, whatever follows."""
+
+    def note(self, fault: str, at: int) -> None:
+        """Add a fault that the token `at` shows."""
+        self.faults[fault] = min(at, self.faults.get(fault, at))
 
 
 class Ending(IntEnum):
@@ -156,20 +163,20 @@ class AnswerReader:
         self._names = names
         self._state, self._phrase, self._label = _OUTSIDE, "", ""
         self._text: list[int] = []
-        self._remarks = Remarks([], [], set())
+        self._remarks = Remarks({}, {}, {})
         kinds = self._kinds
         end = kinds.find(END, at, stop)
         if end >= 0:
             stop = end
-        if kinds.find(UNDEFINED, at, stop) >= 0:
-            self._remarks.faults.add("undefined_id")
+        if (undefined := kinds.find(UNDEFINED, at, stop)) >= 0:
+            self._remarks.note("undefined_id", undefined)
         while at < stop:
             segment = _SEGMENT.match(kinds, at, stop)
             at = self._read_delimiters(at, stop) if segment is None else self._read_segment(segment)
         if end < 0:
-            self._remarks.faults.add("truncated")
+            self._remarks.note("truncated", stop)
         elif self._state != _OUTSIDE:
-            self._remarks.faults.add("broken_segment")
+            self._remarks.note("broken_segment", stop)
         if self._state == _SHAPES:
             self._close(stop, _LIMITED if end < 0 else _BROKEN)
         return self._remarks
@@ -177,15 +184,15 @@ class AnswerReader:
     def _read_segment(self, segment: re.Match[bytes]) -> int:
         """Read a segment that has all its delimiters; returns where it ends."""
         at, behind = segment.span(1)
-        self._name(self._token_bytes[8 * at : 8 * behind])
+        self._name(self._token_bytes[8 * at : 8 * behind], behind)
         self._begun, self._opened = segment.start(), behind + 1
         self._close(segment.end() - 1, _DELIMITED)
         return segment.end()
 
-    def _name(self, ids: bytes) -> None:
+    def _name(self, ids: bytes, at: int) -> None:
         self._phrase = phrase = self._phrase_of(ids)
         self._label = self._names.get(phrase, phrase)
-        self._remarks.phrases.append(phrase)
+        self._remarks.phrases[at] = phrase
 
     def _close(self, at: int, ending: Ending) -> None:
         """End a segment; without coordinates it must hold `None`."""
@@ -194,13 +201,13 @@ class AnswerReader:
             self.labels.append(self._label)
             return
         if self._kinds.find(COMMA, self._opened, at) >= 0:
-            self._remarks.faults.add("stray_tokens")
+            self._remarks.note("stray_tokens", at)
         if ending is _DELIMITED:
             text = [i for i in range(self._opened, at) if self._kinds[i] == TEXT]
             if self._phrase_of(self._tokens_T[text].tobytes()) == ABSENT:
-                self._remarks.absent.append(self._phrase)
+                self._remarks.absent[at] = self._phrase
             else:
-                self._remarks.faults.add("broken_segment")
+                self._remarks.note("broken_segment", at)
 
     def _read_delimiters(self, at: int, stop: int) -> int:
         """Read delimiter by delimiter until a segment ends; returns where."""
@@ -222,38 +229,38 @@ class AnswerReader:
             return
         kinds = self._kinds[at:end]
         if self._state == _PHRASE:
-            if COORDINATE in kinds:
-                self._remarks.faults.add("stray_tokens")
+            if (stray := kinds.find(COORDINATE)) >= 0:
+                self._remarks.note("stray_tokens", at + stray)
             self._text += [i for i, kind in enumerate(kinds, at) if kind not in b"c?"]
-        elif kinds.strip(b" ,?" if self._state == _OUTSIDE else b" ?"):
-            self._remarks.faults.add("stray_tokens")
+        elif strays := kinds.lstrip(b" ,?" if self._state == _OUTSIDE else b" ?"):
+            self._remarks.note("stray_tokens", end - len(strays))
 
     def _object_start(self, at: int) -> None:
         if self._state == _SHAPES:
             self._close(at, _BROKEN)
             self._begun = at
         if self._state != _OUTSIDE:
-            self._remarks.faults.add("broken_segment")
+            self._remarks.note("broken_segment", at)
         self._state, self._text = _PHRASE, []
 
     def _object_end(self, at: int) -> None:
         if self._state != _PHRASE:
-            self._remarks.faults.add("stray_tokens")
+            self._remarks.note("stray_tokens", at)
             return
-        self._name(self._tokens_T[self._text].tobytes())
+        self._name(self._tokens_T[self._text].tobytes(), at)
         self._state = _LABELLED
 
     def _box_start(self, at: int) -> None:
         if self._state in (_PHRASE, _SHAPES):
-            self._remarks.faults.add("stray_tokens")
+            self._remarks.note("stray_tokens", at)
             return
         if self._state == _OUTSIDE:
-            self._remarks.faults.add("broken_segment")
+            self._remarks.note("broken_segment", at)
         self._state, self._opened = _SHAPES, at
 
     def _box_end(self, at: int) -> None:
         if self._state != _SHAPES:
-            self._remarks.faults.add("stray_tokens")
+            self._remarks.note("stray_tokens", at)
             return
         self._close(at, _DELIMITED)
         self._state = _OUTSIDE

@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from rewards.records import Truth
+from rewards.truth import Truth
 from rex_rl.language.answer_reader import ABSENT, AnswerReader, token_table
+from rex_rl.language.decision_points import DecisionPoints, find_points
 from rex_rl.language.decoded import Decoded
 from rex_rl.language.grid import (
     UNSEEN_BIN,
@@ -63,7 +64,7 @@ def question_of(record: Record, wording: int | None = None) -> str:
 
 
 def truth_on_grid(record: Record) -> Truth:
-    """A record's objects as the model should predict them, in the record's order.
+    """A record's objects as the model should predict them, in the record's order; those that coincide are one.
 
     Points come with masks if every object has one that a line of the grid meets, else with boxes if every object has
     one.
@@ -90,9 +91,8 @@ def encode_answer(record: Record, categories: Sequence[str]) -> str:
 
     Ties in the first coordinate keep the annotation's order (as the official targets do).
     """
-    task = TASKS[record.task]
-    bins_NK = shapes_on_grid(record.objects, task, record.size)
-    return answer_text(record.labels, bins_NK, categories, task)
+    truth = truth_on_grid(record)
+    return answer_text(truth.labels, truth.bins_NK, categories, TASKS[record.task])
 
 
 def answer_text(labels: Sequence[str], bins_NK: np.ndarray, categories: Sequence[str], task: Task) -> str:
@@ -135,6 +135,7 @@ class Codec:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._table = token_table(vocabulary)
+        self._closes_brace = np.array(["}" in text for text in self._table.texts])
         self._phrase_of = lru_cache(maxsize=4096)(self._decode_phrase)
         self._names_of = lru_cache(maxsize=4096)(self._asked_names)
 
@@ -156,10 +157,15 @@ class Codec:
         return self.decode_group([tokens], categories=categories, task=task)[0]
 
     def decode_group(
-        self, tokens_G: Sequence[Sequence[int] | np.ndarray], *, categories: Sequence[str], task: Task
+        self,
+        tokens_G: Sequence[Sequence[int] | np.ndarray],
+        *,
+        categories: Sequence[str],
+        task: Task,
+        with_marks: bool = False,
     ) -> list[Shapes]:
         """The predictions of each answer to one question."""
-        return self.decode_groups([tokens_G], [categories], task=task)[0]
+        return self.decode_groups([tokens_G], [categories], task=task, with_marks=with_marks)[0]
 
     def decode_groups(
         self,
@@ -167,8 +173,11 @@ class Codec:
         categories_P: Sequence[Sequence[str]],
         *,
         task: Task,
+        with_marks: bool = False,
     ) -> list[list[Shapes]]:
-        """The predictions of each answer to some questions of one task: as one by one, but faster."""
+        """The predictions of each answer to some questions of one task: as one by one, but faster; with their `Marks`
+        where asked for.
+        """
         names_P: list[Mapping[str, str]] = [
             self._names_of(task.phrases(categories), tuple(categories)) for categories in categories_P
         ]
@@ -178,7 +187,9 @@ class Codec:
         tokens_at_G = [0, *accumulate(map(len, parts_G))]
         kinds = self._table.kinds(tokens_T)
         decode = self._decode_keypoints if task.geometry is Geometry.KEYPOINTS else self._decode_segments
-        shapes_G = decode(tokens_T, kinds, tokens_at_G, names_G, task).shapes(tokens_at_G, names_G, task)
+        shapes_G = decode(tokens_T, kinds, tokens_at_G, names_G, task).shapes(
+            tokens_at_G, names_G, task, with_marks=with_marks
+        )
         ends_P = accumulate(map(len, tokens_PG), initial=0)
         return [shapes_G[start:end] for start, end in pairwise(ends_P)]
 
@@ -199,6 +210,7 @@ class Codec:
             labels=np.array(reader.labels, dtype=object)[cut.segment_A].tolist(),
             bins_AK=bins_C.reshape(-1, size) if size else ragged(bins_C, cut.num_numbers_A),
             spans_A2=cut.spans_A2,
+            last_A=cut.number_tokens_C[cut.num_numbers_A.cumsum() - 1],
             shapes_at_G=cut.spans_A2[:, 0].searchsorted(tokens_at_G).tolist(),
             num_numbers=None if size else cut.num_numbers_A.tolist(),
         )
@@ -220,8 +232,22 @@ class Codec:
             labels=reader.labels,
             bins_AK=np.array(reader.bins, dtype=np.int64).reshape(-1, 4 + 2 * len(task.keypoints)),
             spans_A2=np.array([reader.starts, reader.ends], dtype=np.int64).T,
+            last_A=np.array(reader.ends, dtype=np.int64) - 1,
             shapes_at_G=shapes_at_G,
         )
+
+    def decision_points(self, tokens_G: Sequence[Sequence[int] | np.ndarray], *, task: Task) -> list[DecisionPoints]:
+        """Where the decisions of each answer begin, whatever the questions."""
+        tokens_T = np.concatenate([_NO_TOKENS, *[np.asarray(tokens, dtype=np.int64) for tokens in tokens_G]])
+        is_json = task.geometry is Geometry.KEYPOINTS
+        closes_T = self._closes_brace[self._table.places(tokens_T)] if is_json else None
+        tokens_at_G = [0, *accumulate(map(len, tokens_G))]
+        return find_points(self._table.kinds(tokens_T), closes_T, tokens_at_G, size=task.geometry.size)
+
+    def ended(self, tokens_T: np.ndarray, *, task: Task) -> np.ndarray:
+        """An answer that stopped behind a shape, with its list and itself ended; JSON stays open."""
+        closing = [] if task.geometry is Geometry.KEYPOINTS else [self._vocabulary.id_of(BOX_END)]
+        return np.append(tokens_T, [*closing, self._vocabulary.answer_end_id])
 
     def decode_text(self, text: str, *, categories: Sequence[str], task: Task) -> Shapes:
         """The predictions of an answer given as text; a text without the end token counts as ended."""

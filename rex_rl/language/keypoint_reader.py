@@ -73,7 +73,9 @@ class KeypointReader:
         else:
             self._check_form(text, [*(head[1] for head in heads), *self._absent])
         self.labels += [names.get(label, label) for label in self._remarks]
-        return Remarks([*dict.fromkeys(self._remarks), *self._absent], self._absent, self._faults)
+        # What an entry says is known for certain only at the answer's end, as JSON may be broken anywhere behind it.
+        phrases = dict(enumerate([*dict.fromkeys(self._remarks), *self._absent], stop))
+        return Remarks(phrases, dict(enumerate(self._absent, stop)), dict.fromkeys(self._faults, stop))
 
     def _read_instances(self, heads: list[re.Match[str]], offsets: list[int], origin: int, *, is_cut: bool) -> None:
         """`offsets` is where in the text each token begins; `is_cut` is whether the limit cut the last instance."""

@@ -30,7 +30,7 @@ class SegmentShapes:
     number_tokens_C: np.ndarray
     """The tokens of their coordinates, one shape after the other."""
     faults: dict[str, np.ndarray]
-    """Fault -> the tokens at which it stands."""
+    """Fault -> the tokens that show it, whatever follows."""
 
 
 def cut_shapes(
@@ -42,7 +42,7 @@ def cut_shapes(
     >>> shapes.spans_A2.tolist(), shapes.number_tokens_C.tolist()
     ([[0, 3], [7, 10]], [1, 2, 8, 9])
     >>> {name: tokens_F.tolist() for name, tokens_F in shapes.faults.items()}
-    {'bad_count': [4], 'stray_tokens': []}
+    {'bad_count': [6], 'stray_tokens': []}
     """
     begun_S, opened_S, closed_S, ending_S = np.array(segments, dtype=np.int64).reshape(-1, 4).T
     kinds_T = np.frombuffer(kinds, dtype=np.uint8)
@@ -72,17 +72,17 @@ def cut_shapes(
         predicted_tokens_C = number_tokens_N[is_right_P.repeat(num_P)]
         limited = last_S[ending_S == Ending.LIMIT]  # a shape that the limit cut is no fault
         is_wrong_P = (num_P > 0) & ~is_right_P
-        is_wrong_P[limited] &= num_P[limited] > (size or UNLIMITED)
+        is_over_P = num_P > (size or UNLIMITED)
+        is_wrong_P[limited] &= is_over_P[limited]
         is_empty_P = num_P == 0
         is_empty_P[last_S[ending_S != Ending.DELIMITER]] = False
-        faults = {"bad_count": number_tokens_N[first_P[is_wrong_P]], "stray_tokens": ends_P[is_empty_P]}
+        shown_P = ends_P.copy()  # too few numbers show at the end, one too many at once
+        shown_P[is_over_P] = number_tokens_N[first_P[is_over_P] + (size or 0)]
+        faults = {"bad_count": shown_P[is_wrong_P], "stray_tokens": ends_P[is_empty_P]}
     text_X = (is_inside_T & (kinds_T == TEXT)).nonzero()[0]
-    if text_X.size:  # text may only stand in front of all else in a segment, and alone, as `None` does
-        segment_X = opened_S.searchsorted(text_X) - 1
-        is_behind_X = num_before_T[text_X] > num_before_T[opened_S[segment_X]]
-        is_beside_X = ~is_behind_X & (ending_S[segment_X] == Ending.DELIMITER)
-        strays = [faults.get("stray_tokens", text_X[:0]), text_X[is_behind_X], closed_S[segment_X[is_beside_X]]]
-        faults["stray_tokens"] = np.concatenate(strays)
+    if text_X.size:
+        strays_X = _stray_texts(text_X, num_before_T, opened_S, closed_S, ending_S)
+        faults["stray_tokens"] = np.append(faults.get("stray_tokens", text_X[:0]), strays_X)
     if reads_text:
         is_first_P = starts_P == opened_S[segment_P]
         starts_P[is_first_P] = begun_S[segment_P[is_first_P]]
@@ -93,3 +93,13 @@ def cut_shapes(
         number_tokens_C=predicted_tokens_C,
         faults=faults,
     )
+
+
+def _stray_texts(
+    text_X: np.ndarray, num_before_T: np.ndarray, opened_S: np.ndarray, closed_S: np.ndarray, ending_S: np.ndarray
+) -> np.ndarray:
+    """The tokens that show text among shapes; it may only stand in front of all else, and alone, as `None` does."""
+    segment_X = opened_S.searchsorted(text_X) - 1
+    is_behind_X = num_before_T[text_X] > num_before_T[opened_S[segment_X]]
+    beside = segment_X[~is_behind_X & (ending_S[segment_X] == Ending.DELIMITER)]
+    return np.append(text_X[is_behind_X], closed_S[beside])

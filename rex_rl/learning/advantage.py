@@ -9,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from rex_rl.config.schema import AdvantageConfig, GrpoConfig
-from rex_rl.learning.token_credit import CREDIT_OVER
+from rex_rl.learning.token_credit import decision_advantages, fit_values, on_tokens
 from rex_rl.types import Group, ScoredAnswer, Scores, TrainGroup
 
 STD_FLOOR = 1e-6
 """Answers whose rewards spread less than this earned the same; rewards are of the order of 1."""
+CREDIT_STD_FLOOR = 0.05
+"""Least number that the credit of a group's decisions is divided by: answers that earn the same may differ in what
+their decisions brought, and a smaller divisor would blow that up."""
 
 
 def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
@@ -50,29 +53,47 @@ def task_spreads(total_PG: Sequence[np.ndarray], tasks_P: Sequence[str]) -> dict
 
 
 def in_task_units(scores: Sequence[Scores], tasks_P: Sequence[str]) -> list[Scores]:
-    """A step's rewards and credits divided by their task's spread, so that no task's scale drowns another's."""
+    """A step's rewards divided by their task's spread, so that no task's scale drowns another's."""
     spreads = task_spreads([one.total_G for one in scores], tasks_P)
     return [
         replace(
             one,
             total_G=one.total_G / spreads[task],
-            credits_GN=tuple(credits_N / spreads[task] for credits_N in one.credits_GN),
+            decisions_G=tuple(replace(of, earned_K=of.earned_K / spreads[task]) for of in one.decisions_G),
         )
         for one, task in zip(scores, tasks_P, strict=True)
     ]
 
 
-def token_advantages(scores: Scores, lengths_G: Sequence[int], config: AdvantageConfig) -> list[np.ndarray]:
-    """[G] of [T]: the advantage of every token under the configured credit.
+def token_advantages(
+    scores_P: Sequence[Scores], lengths_PG: Sequence[Sequence[int]], tasks_P: Sequence[str], config: AdvantageConfig
+) -> list[list[np.ndarray]]:
+    """[P] of [G] of [T]: the advantage of every token of a step under the configured credit.
 
-    `none`: the group-relative reward on all tokens. The other forms: plus the shapes' credit (token_credit.py).
+    `none`: the group-relative reward on all tokens. `to_go`: what each decision brought (token_credit.py), V fitted on
+    the groups of the same task; with `normalise_std` all of a group's are divided by one number.
     """
-    advantages_G = group_advantages(scores.total_G, normalise_std=config.normalise_std)
     if config.credit == "none":
-        return [np.full(length, advantage) for advantage, length in zip(advantages_G, lengths_G, strict=True)]
-    spans_GN2 = [shapes.spans_N2 for shapes in scores.shapes_G]
-    rows = CREDIT_OVER[config.credit_over](scores.credits_GN, spans_GN2, lengths_G)
-    return [advantage + config.credit_weight * credit_T for advantage, credit_T in zip(advantages_G, rows, strict=True)]
+        return [
+            [
+                np.full(length, advantage)
+                for length, advantage in zip(
+                    lengths_G, group_advantages(scores.total_G, normalise_std=config.normalise_std), strict=True
+                )
+            ]
+            for scores, lengths_G in zip(scores_P, lengths_PG, strict=True)
+        ]
+    values_of: dict[int, list[np.ndarray]] = {}
+    for task in dict.fromkeys(tasks_P):
+        places = [place for place, name in enumerate(tasks_P) if name == task]
+        values_of |= zip(places, fit_values([scores_P[place] for place in places]), strict=True)
+    rows_PG = []
+    for place, (scores, lengths_G) in enumerate(zip(scores_P, lengths_PG, strict=True)):
+        advantages_GK = decision_advantages(scores, values_of[place], config.credit_lambda)
+        unit = max(float(scores.total_G.std()), CREDIT_STD_FLOOR) if config.normalise_std else 1.0
+        rows = zip(scores.decisions_G, advantages_GK, lengths_G, strict=True)
+        rows_PG.append([on_tokens(of, advantage_K / unit, length) for of, advantage_K, length in rows])
+    return rows_PG
 
 
 def token_weights(lengths_B: np.ndarray, weighting: str, *, max_answer_tokens: int) -> np.ndarray:
@@ -108,13 +129,12 @@ def overlong_penalty(lengths_G: Sequence[int], *, max_answer_tokens: int, buffer
 
 
 def teaches(group: Group, scores: Scores, config: GrpoConfig) -> bool:
-    """Whether any token of a group has an advantage: none has where all answers earned the same and no credit is on.
+    """Whether a group's answers earned different rewards. Where they did not, no decision was better than another.
 
     A reward that is not a number passes; the learner's guard deals with it.
     """
     lengths_G = [answer.tokens_T.size for answer in group.answers]
-    rows = token_advantages(_less_length_cost(scores, lengths_G, config), lengths_G, config.advantage)
-    return not all(np.abs(advantages_T).max() < STD_FLOOR for advantages_T in rows)
+    return not _less_length_cost(scores, lengths_G, config).total_G.std() < STD_FLOOR
 
 
 def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: GrpoConfig) -> list[TrainGroup]:
@@ -127,19 +147,19 @@ def train_groups(groups: Sequence[Group], scores: Sequence[Scores], config: Grpo
     )
     weights = iter(weights_B.tolist())
     scores = [_less_length_cost(one, lengths_G, config) for one, lengths_G in zip(scores, lengths_PG, strict=True)]
+    tasks_P = [group.prompt.record.task for group in groups]
     if config.advantage.normalise_by_task:
-        scores = in_task_units(scores, [group.prompt.record.task for group in groups])
+        scores = in_task_units(scores, tasks_P)
+    rows_PG = token_advantages(scores, lengths_PG, tasks_P, config.advantage)
     return [
         TrainGroup(
             prompt=group.prompt,
             answers=tuple(
                 ScoredAnswer(answer=answer, advantages_T=advantages_T.astype(np.float32), token_weight=next(weights))
-                for answer, advantages_T in zip(
-                    group.answers, token_advantages(one, lengths_G, config.advantage), strict=True
-                )
+                for answer, advantages_T in zip(group.answers, rows_G, strict=True)
             ),
         )
-        for group, one, lengths_G in zip(groups, scores, lengths_PG, strict=True)
+        for group, rows_G in zip(groups, rows_PG, strict=True)
     ]
 
 

@@ -1,98 +1,84 @@
-"""From the credit of each shape of an answer to credit on the answer's tokens.
+"""Credit of decisions: every token gets the advantage of the decision it belongs to.
 
-A shape's span holds the comma or delimiter before it (rex_rl/language/segment_shapes.py). Axes: G answers of a group,
-N shapes of one answer, L its lists, T its tokens.
+Axes: P groups of a step, G answers of a group, K decisions of an answer, T its tokens, F features, R rows of all.
+
+An answer is a sequence of decisions. Phi_k is the reward if it had ended before decision k, Phi_{K+1} its reward; V_k
+is one function, for all answers of a group, of prompt, truth and the tokens before decision k; V_{K+1} = 0. Decision k
+brought delta_k, and its tokens get A_k:
+
+    delta_k = Phi_{k+1} + V_{k+1} - Phi_k - V_k
+    A_k = sum over j >= 0 of lambda^j delta_{k+j}
+
+(generalised advantage estimation, Schulman et al., arXiv 1506.02438, equation 16, of the reward Phi_{k+1} - Phi_k). At
+lambda = 1 the sum telescopes to R - Phi_k - V_k. Phi_k + V_k do not depend on the tokens from k on, so they are a
+baseline: the gradient's mean is that of the reward whatever V is, where every token weighs alike (`token_weighting:
+constant`) and nothing is divided by the group's spread. Below 1, later decisions count less: less noise, and as right
+as V is. No network is needed for V: the truth is known, and how often the group's answers found each part of it, so a
+few numbers say what is left to expect. (These odds hold an answer's own outcome too, one part in G: like the group's
+mean reward in GRPO, that shrinks its advantage by up to 1 / G and turns no sign.)
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import numpy as np
 
+from rex_rl.types import Decisions, Scores
 
-def answer_credit(
-    credits_GN: Sequence[np.ndarray], spans_GN2: Sequence[np.ndarray], lengths_G: Sequence[int]
-) -> list[np.ndarray]:
-    """[G] of [T]: each shape's credit on its own tokens, less their mean, so that an answer sums to zero; 0 elsewhere.
+RIDGE = 1.0
+"""Added to the sums of squared features, each of the order of 1, over thousands of decisions: next to nothing, but
+enough for a feature that never varies."""
 
-    Tokens outside the spans have no credit: less the mean of right shapes, they would be blamed for nothing.
 
-    >>> answer_credit([np.array([0.5, -0.1])], [np.array([[1, 3], [4, 6]])], [7])
-    [array([ 0. ,  0.3,  0.3,  0. , -0.3, -0.3,  0. ])]
+def to_go(earned_K: np.ndarray, value_K: np.ndarray, total: float, decay: float) -> np.ndarray:
+    """[K] A_k, from Phi_k and V_k of the K decisions, the reward and lambda.
+
+    Two shapes earn 0.6 and 0.2, the first was expected, then nothing more:
+
+    >>> to_go(np.array([0.0, 0.6]), np.array([0.6, 0.0]), 0.8, 1.0).round(2).tolist()
+    [0.2, 0.2]
+    >>> to_go(np.array([0.0, 0.6]), np.array([0.6, 0.0]), 0.8, 0.5).round(2).tolist()
+    [0.1, 0.2]
     """
-    rows = []
-    for credits_N, spans_N2, length in zip(credits_GN, spans_GN2, lengths_G, strict=True):
-        credit_T, is_credited_T = np.zeros(length), np.zeros(length, dtype=bool)
-        for credit, (start, end) in zip(credits_N, spans_N2, strict=True):
-            credit_T[start:end], is_credited_T[start:end] = credit, True
-        if is_credited_T.any():
-            credit_T[is_credited_T] -= credit_T[is_credited_T].mean()
-        rows.append(credit_T)
-    return rows
+    advantage_K = np.diff(np.append(earned_K + value_K, total))
+    if decay == 1.0:
+        return advantage_K[::-1].cumsum()[::-1]
+    for k in range(len(advantage_K) - 2, -1, -1):
+        advantage_K[k] += decay * advantage_K[k + 1]
+    return advantage_K
 
 
-def decision_credit(
-    credits_GN: Sequence[np.ndarray], spans_GN2: Sequence[np.ndarray], lengths_G: Sequence[int]
-) -> list[np.ndarray]:
-    """[G] of [T]: what a token led to, less the mean of the group's tokens of its kind; each kind sums to zero.
+def remainders(scores: Scores) -> np.ndarray:
+    """[R] the reward still to come before every decision of a group's answers, one answer after the other."""
+    return np.concatenate([total - of.earned_K for total, of in zip(scores.total_G, scores.decisions_G, strict=True)])
 
-    A shape's tokens lead to its credit. After a shape, going on leads to the next shape's credit, stopping the list to
-    0. After a list, beginning another leads to the credits of all its shapes, ending the answer to 0. A label leads to
-    the credits of its list. So a duplicate is blamed for being begun and for where it lies, and a list begun a second
-    time for its separator and label. Stopping is blamed by what going on earns. What all answers share moves nothing.
 
-    An answer `a[x,x]` whose shapes earn 0.6 and 0.1, and one `a[x]`, with delimiters and phrases of one token: where
-    they go on or stop they earned 0.1, 0 and 0.
+def fit_values(scores_P: Sequence[Scores]) -> list[list[np.ndarray]]:
+    """[P] of [G] of [K]: V before every decision, by ridge regression of the remainders on the decisions' features.
 
-    >>> credits_GN = [np.array([0.6, 0.1]), np.array([0.6])]
-    >>> spans_GN2 = [np.array([[1, 3], [3, 5]]), np.array([[1, 3]])]
-    >>> for credit_T in decision_credit(credits_GN, spans_GN2, [7, 5]):
-    ...     print(credit_T.round(2).tolist())
-    [0.05, 0.1, 0.1, 0.07, -0.4, -0.03, 0.0]
-    [-0.05, 0.1, 0.1, -0.03, 0.0]
+    What a group is measured by was fitted on the other groups, so no answer is compared with itself. V is 0 where there
+    is no other group.
     """
-    rows = [_earned(*answer) for answer in zip(credits_GN, spans_GN2, lengths_G, strict=True)]
-    earned, kinds = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    for kind in _Kind:
-        is_of_kind = kinds == kind
-        if is_of_kind.any():
-            earned[is_of_kind] -= earned[is_of_kind].mean()
-    return np.split(earned, np.cumsum(lengths_G)[:-1])
+    states_P = [np.concatenate([of.state_KF for of in scores.decisions_G]) for scores in scores_P]
+    squares_P = np.stack([state_RF.T @ state_RF for state_RF in states_P])
+    products_P = np.stack([state.T @ remainders(scores) for state, scores in zip(states_P, scores_P, strict=True)])
+    squares, products = squares_P.sum(axis=0), products_P.sum(axis=0)
+    ridge_FF = RIDGE * np.eye(len(products))
+    return [
+        [of.state_KF @ np.linalg.solve(squares - own_FF + ridge_FF, products - own_F) for of in scores.decisions_G]
+        for scores, own_FF, own_F in zip(scores_P, squares_P, products_P, strict=True)
+    ]
 
 
-CREDIT_OVER = {"answer": answer_credit, "decisions": decision_credit}
-"""Values of `grpo.advantage.credit_over`."""
+def decision_advantages(scores: Scores, values_GK: Sequence[np.ndarray], decay: float) -> list[np.ndarray]:
+    """[G] of [K]: A_k of every decision of a group, less the constant that makes the mean of the first ones zero."""
+    advantages_GK = [
+        to_go(of.earned_K, value_K, float(total), decay)
+        for of, value_K, total in zip(scores.decisions_G, values_GK, scores.total_G, strict=True)
+    ]
+    mean = np.mean([advantage_K[0] for advantage_K in advantages_GK])
+    return [advantage_K - mean for advantage_K in advantages_GK]
 
 
-class _Kind(IntEnum):
-    """What a token decides."""
-
-    NOTHING = 0
-    LABEL = 1
-    SHAPE = 2
-    GO_ON = 3  # or that the list stops
-    NEXT_LIST = 4  # or that the answer ends
-
-
-def _earned(credits_N: np.ndarray, spans_N2: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """[T] what each token led to, and [T] its kind."""
-    earned_T, kind_T = np.zeros(num_tokens), np.full(num_tokens, _Kind.NOTHING)
-
-    def write(start: int, end: int, kind: _Kind, credit: float) -> None:
-        earned_T[start:end], kind_T[start:end] = credit, kind
-
-    is_first_N = ~np.isin(spans_N2[:, 0], spans_N2[:, 1])  # of its list: it begins where no other ends
-    list_N = is_first_N.cumsum() - 1
-    credits_L = np.bincount(list_N, weights=credits_N)
-    begun = 0
-    for credit, (start, end), is_first, its_list in zip(credits_N, spans_N2, is_first_N, list_N, strict=True):
-        if is_first:
-            write(begun - 1, begun, _Kind.NEXT_LIST, credits_L[its_list])  # no token before an answer's first list
-            write(begun, start, _Kind.LABEL, credits_L[its_list])
-        write(start, end, _Kind.SHAPE, credit)
-        if not is_first:
-            write(start, start + 1, _Kind.GO_ON, credit)
-        write(end, end + 1, _Kind.GO_ON, 0)  # a stop, and behind it the answer's end, unless more follows
-        write(end + 1, end + 2, _Kind.NEXT_LIST, 0)
-        begun = end + 2
-    return earned_T, kind_T
+def on_tokens(decisions: Decisions, advantage_K: np.ndarray, num_tokens: int) -> np.ndarray:
+    """[T] the advantage of the decision each token belongs to."""
+    return advantage_K.repeat(np.diff(np.append(decisions.starts_K, num_tokens)))

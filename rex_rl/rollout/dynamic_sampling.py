@@ -35,7 +35,7 @@ def with_dynamic_sampling(
     if not settings.max_replaced_groups:
         return Collaborators(feed=feed, rewards=rewards, learner=learner)
     sampling = DynamicSampling(feed, rewards, settings)
-    return Collaborators(feed=sampling, rewards=sampling, learner=DropCounter(learner, feed))
+    return Collaborators(feed=sampling, rewards=sampling, learner=DropCounter(learner, feed, sampling))
 
 
 class DynamicSampling:
@@ -44,6 +44,8 @@ class DynamicSampling:
     def __init__(self, feed: RolloutFeed, rewards: RewardPool, settings: GrpoConfig) -> None:
         self._feed, self._rewards, self._settings = feed, rewards, settings
         self._scores: dict[str, Scores] = {}
+        self.raw = Mean(total=0.0, count=0.0)
+        """Reward of all answers that the last `take` had scored, those of dropped groups included."""
 
     def open(self, version: int) -> None:
         """As the feed does."""
@@ -56,9 +58,12 @@ class DynamicSampling:
         """
         num_left = self._settings.max_replaced_groups
         kept: list[tuple[Group, Scores]] = []
+        self.raw = Mean(total=0.0, count=0.0)
         groups = self._feed.take(version)
         while groups:
             scored = list(zip(groups, self._rewards.score(groups), strict=True))
+            for _, scores in scored:
+                self.raw += Mean(total=float(scores.total_G.sum()), count=scores.total_G.size)
             flat = [i for i, (group, scores) in enumerate(scored) if not teaches(group, scores, self._settings)]
             dropped = flat[:num_left]
             num_left -= len(dropped)
@@ -73,17 +78,20 @@ class DynamicSampling:
 
 
 class DropCounter:
-    """A learner that logs the number of dropped groups with each step and keeps it in its checkpoints."""
+    """A learner that logs what was dropped before each step, and keeps the number of groups in its checkpoints."""
 
-    def __init__(self, learner: Learner, feed: RolloutFeed) -> None:
-        self._learner, self._feed = learner, feed
+    def __init__(self, learner: Learner, feed: RolloutFeed, sampling: DynamicSampling) -> None:
+        self._learner, self._feed, self._sampling = learner, feed, sampling
         self._num_told = 0
 
     def step(self, groups: Sequence[TrainGroup], learning_rate_factor: float) -> Mapping[str, Mean]:
-        """The learner's step; adds `dropped_groups`: those that taught nothing and were replaced before this step."""
+        """The learner's step; adds `dropped_groups`: those that taught nothing and were replaced before this step.
+
+        And `reward_raw`: the mean reward of all groups scored for it, where `reward` is of those it learns from.
+        """
         metrics = self._learner.step(groups, learning_rate_factor)
         num_new, self._num_told = self._feed.num_dropped - self._num_told, self._feed.num_dropped
-        return {**metrics, "dropped_groups": Mean(total=num_new, count=1.0)}
+        return {**metrics, "dropped_groups": Mean(total=num_new, count=1.0), "reward_raw": self._sampling.raw}
 
     def save_state(self, folder: Path) -> Callable[[], None]:
         """Save the learner's state, and the number in a file beside it."""

@@ -135,8 +135,7 @@ class StageCheckpoints:
         position = step * self._settings.batch_items
         facts = {"stage": self._stage, "step": step, "position": position, **self._facts, "files": files}
         (beside / MANIFEST).write_text(sealed(facts))
-        for path in (*beside.iterdir(), beside):
-            sync_to_disk(path)
+        sync_folder(beside)
         target = self._at(step)
         if target.exists():  # of the same step, from before a resume
             self._remove(target)
@@ -222,6 +221,12 @@ def file_digest(file: Path) -> str:
         while block := stream.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Once this returns, the files in a folder survive a power cut."""
+    for path in (*folder.iterdir(), folder):
+        sync_to_disk(path)
 
 
 def sync_to_disk(path: Path) -> None:

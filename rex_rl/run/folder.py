@@ -24,7 +24,7 @@ import yaml
 from rex_rl.config.load import Config, Stage, dump_config
 from rex_rl.data.records import BadRecord
 from rex_rl.errors import ConfigError, DataError
-from rex_rl.run.checkpoints import StageCheckpoints
+from rex_rl.run.checkpoints import StageCheckpoints, sync_folder, sync_to_disk
 from rex_rl.run.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -135,8 +135,10 @@ class RunFolder:
         beside = self.folder / f"{MODEL}.partial"
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(self.stage_model(stage), beside)
+        sync_folder(beside)
         shutil.rmtree(self.folder / MODEL, ignore_errors=True)
         beside.rename(self.folder / MODEL)
+        sync_to_disk(self.folder)
 
     def write_summary(self) -> None:
         """Write `summary.json`: the figures of each stage, and the seconds of each part."""
@@ -179,10 +181,12 @@ def _or_null(value: float) -> float | None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Replace a file as a whole, or leave it as it was and raise OSError."""
+    """Replace a file as a whole, or leave it as it was and raise OSError; afterwards it survives a power cut."""
     beside = file.with_name(f"{file.name}.partial")
     beside.write_text(text)
+    sync_to_disk(beside)  # else the new name could reach the disk before the text does
     os.replace(beside, file)
+    sync_to_disk(file.parent)
 
 
 def _differences(there: str, here: str) -> Iterator[str]:

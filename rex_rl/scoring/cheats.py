@@ -39,7 +39,7 @@ def imperfect_answer(truth: Truth) -> Shapes:
     [[20, 0, 120, 100], [228, 0, 328, 100]]
     """
     moved_G = [answer_of(truth, truth.labels, _moved(truth.bins_NK, share)) for share in _SHARES]
-    f1_G = score_group(moved_G, truth, weights=RewardWeights(), credit="none").terms_G["f1"]
+    f1_G = score_group(moved_G, truth, weights=RewardWeights()).terms_G["f1"]
     bins_NK = moved_G[int(np.abs(f1_G - TARGET_F1).argmin())].bins_NK
     kept = [i for i in range(len(bins_NK)) if i % LEFT_OUT_EVERY != LEFT_OUT_EVERY - 1]
     return answer_of(truth, [truth.labels[i] for i in kept], bins_NK[kept])

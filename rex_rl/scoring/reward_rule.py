@@ -23,21 +23,31 @@ class RewardRule:
         """A key of `rewards.REWARDS`."""
         return self._config.name
 
+    def weights_of(self, task: str) -> RewardWeights | None:
+        """Weights of the built-in terms; None for a published formula, which has no terms."""
+        return RewardWeights(**self._config.weights_of(task)) if self.name == "matched" else None
+
     def score(
-        self, predicted_PG: Sequence[Sequence[Shapes]], truth_P: Sequence[Truth], *, task: str, credit: str = "none"
+        self, predicted_PG: Sequence[Sequence[Shapes]], truth_P: Sequence[Truth], *, task: str, prefixes: bool = False
     ) -> list[GroupScores]:
         """Rewards of the answers to some prompts of a task: `rewards.score_groups`, each own term under its name.
 
-        The credits of single shapes are those of the built-in terms: a function is asked about whole answers only.
-        Raises RunError where a function gives what is not a valid reward.
+        Prefixes are of the built-in terms: a function is asked about whole answers only. Raises RunError where a
+        function gives what is not a valid reward.
         """
-        weights = RewardWeights(**self._config.weights_of(task))
-        scores_P = score_groups(predicted_PG, truth_P, weights=weights, name=self._config.name, credit=credit)
+        scores_P = self.score_built_in(predicted_PG, truth_P, task=task, prefixes=prefixes)
         own_weights = self._config.custom_weights_of(task)
         return [
             self._with_own_terms(scores, predicted_G, truth, own_weights)
             for scores, predicted_G, truth in zip(scores_P, predicted_PG, truth_P, strict=True)
         ]
+
+    def score_built_in(
+        self, predicted_PG: Sequence[Sequence[Shapes]], truth_P: Sequence[Truth], *, task: str, prefixes: bool
+    ) -> list[GroupScores]:
+        """`score` without the user's own terms."""
+        weights = RewardWeights(**self._config.weights_of(task))
+        return score_groups(predicted_PG, truth_P, weights=weights, name=self.name, prefixes=prefixes)
 
     def _with_own_terms(
         self, scores: GroupScores, predicted_G: Sequence[Shapes], truth: Truth, own_weights: Mapping[str, float]

@@ -100,7 +100,7 @@ def score_files(
 def score_answers(record: Record, texts: Sequence[str], codec: Codec, *, reward: str) -> Iterator[dict[str, Any]]:
     """Reward and terms of each answer to one record, as plain values, in the order of `texts`."""
     shapes_G = [codec.decode_text(text, task=TASKS[record.task], categories=record.categories) for text in texts]
-    scores = score_group(shapes_G, truth_on_grid(record), weights=RewardWeights(), name=reward, credit="none")
+    scores = score_group(shapes_G, truth_on_grid(record), weights=RewardWeights(), name=reward)
     for i, shapes in enumerate(shapes_G):
         yield {
             "total": float(scores.total_G[i]),

@@ -1,6 +1,7 @@
 """Crowded random scenes of every kind of task: what the searches for counter-examples draw from."""
 
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,8 @@ from pycocotools import mask as coco_mask
 from shapely import area
 
 from rewards import Predictions, Truth
-from rewards.duplicates import near_pairs
 from rewards.geometry.masks import Mask
 from rewards.geometry.polygons import regions
-from rewards.values import read_shapes
 
 Scene = tuple[Predictions, Truth]
 SceneMaker = Callable[[np.random.Generator, str], Scene]
@@ -42,12 +41,6 @@ def random_scene() -> SceneMaker:
 def build_truth() -> Callable[..., Truth]:
     """`build_truth(kind, labels, bins_NK, categories)` adds to shapes what the kind needs."""
     return make_truth
-
-
-@pytest.fixture(scope="session")
-def keep_distinct() -> Callable[..., list[int]]:
-    """`keep_distinct(kind, labels, shapes)` names shapes of which no two of a label are near-duplicates."""
-    return distinct
 
 
 def make_scene(rng: np.random.Generator, kind: str) -> Scene:
@@ -99,44 +92,42 @@ def make_truth(kind: str, labels: list[str], shapes: list[np.ndarray], categorie
 
 def _mask(point_2: np.ndarray) -> Mask:
     """A ring of its own around a point, which lies in its hole when the ring is large."""
+    x, y = (point_2 * MASK_SIZE // 999).tolist()
+    return _ring(x, y, 2 + int(point_2.sum()) % 9)
+
+
+@cache
+def _ring(x: int, y: int, outer: int) -> Mask:
+    """Pixels at most `outer` from a pixel, and at least `outer` less 6."""
     columns, rows = np.meshgrid(np.arange(MASK_SIZE[0]), np.arange(MASK_SIZE[1]))
-    x, y = point_2 * MASK_SIZE // 999
     distance = np.hypot(columns - x, rows - y)
-    outer = 2 + int(point_2.sum()) % 9
     encoded = coco_mask.encode(np.asfortranarray((distance <= outer) & (distance >= outer - 6), dtype=np.uint8))
     return Mask(MASK_SIZE, encoded["counts"])
 
 
-def distinct(kind: str, labels: list[str], shapes: list[np.ndarray]) -> list[int]:
-    """Places of shapes that have the area a truth needs and of which no two of a label (text: at all) are near."""
+def has_area(kind: str, shape_K: np.ndarray) -> bool:
+    """Whether a shape can be a true one."""
     geometry = geometry_of(kind)
-    bare = Truth((), stack(geometry, []), (), geometry=geometry, sigmas_J=SIGMAS_J if kind == "keypoints" else None)
-    bins_NK = stack(geometry, shapes)
     if geometry == "polygon":
-        sound_N = area(regions(bins_NK)) > 0
-    elif geometry == "point":
-        sound_N = np.ones(len(shapes), dtype=np.bool_)
-    else:
-        sound_N = (bins_NK[:, :2] < bins_NK[:, 2:4]).all(axis=1)
-    predicted = SimpleNamespace(labels=("",) * len(shapes), bins_NK=bins_NK, faults=(), absent=())
-    names = ["" if kind.startswith("text_") else label for label in labels]
-    pairs = near_pairs(read_shapes([predicted], [bare]), np.unique(names, return_inverse=True)[1])
-    near_NN = np.zeros((len(shapes), len(shapes)), dtype=np.bool_)
-    near_NN[pairs[:, 0], pairs[:, 1]] = near_NN[pairs[:, 1], pairs[:, 0]] = True
-    kept: list[int] = []
-    for place in np.flatnonzero(sound_N).tolist():
-        if not near_NN[place, kept].any():
-            kept.append(place)
-    return kept
+        return bool(area(regions(shape_K[None]))[0] > 0)
+    return geometry == "point" or bool((shape_K[:2] < shape_K[2:4]).all())
 
 
 def _random_truth(rng: np.random.Generator, kind: str, num_labels: int) -> Truth:
-    """Truths of which no two of a label are near-duplicates, nearly all overlapping."""
-    num = int(rng.integers(0, 7))
-    shapes = [new_shape(rng, geometry_of(kind)) for _ in range(num)]
-    labels = [_label(rng, kind, num_labels) for _ in range(num)]
-    kept = distinct(kind, labels, shapes)
-    return make_truth(kind, [labels[place] for place in kept], [shapes[place] for place in kept], CATEGORIES)
+    """Truths that nearly all overlap. In half of the scenes most are moved copies of another: near it, or equal."""
+    shapes: list[np.ndarray] = []
+    labels: list[str] = []
+    is_crowd, geometry = rng.random() < 0.5, geometry_of(kind)
+    for _ in range(int(rng.integers(0, 7))):
+        shape, label = new_shape(rng, geometry), _label(rng, kind, num_labels)
+        if is_crowd and shapes and rng.random() < 0.8:
+            source = int(rng.integers(len(shapes)))
+            shape = shift(rng, geometry, shapes[source], int(rng.choice([0, 2, 5, 9])))
+            label = labels[source] if rng.random() < 0.7 else label
+        if has_area(kind, shape):
+            shapes.append(shape)
+            labels.append(label)
+    return make_truth(kind, labels, shapes, CATEGORIES)
 
 
 def _label(rng: np.random.Generator, kind: str, num_labels: int) -> str:

@@ -1,17 +1,16 @@
 """The composition: terms by name, weights, refusals, and that a group is scored as its answers one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rewards import REWARDS, Predictions, RewardWeights, Truth, score_group, score_groups
+from rewards import REWARDS, GroupScores, Predictions, RewardWeights, Truth, score_group, score_groups
 from rewards.geometry.masks import Mask
+from tests.rewards.conftest import KINDS
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
-
-KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
 
 WEIGHTS = RewardWeights()
 BOX, OTHER, GIANT = [100, 100, 300, 300], [500, 500, 700, 700], [0, 0, 999, 999]
@@ -82,6 +81,17 @@ def test_counts_are_reported() -> None:
     assert scores.num_true == 2
 
 
+def of_answer(scores: GroupScores, index: int) -> Mapping[str, object]:
+    """All that is said of one answer of a group, as plain numbers."""
+    prefixes = scores.prefixes_G[index]
+    return {
+        "total": float(scores.total_G[index]),
+        "terms": {name: float(values_G[index]) for name, values_G in scores.terms_G.items()},
+        "counts": (int(scores.num_predicted_G[index]), int(scores.num_duplicates_G[index]), scores.num_true),
+        "prefixes": [part.tolist() for part in (prefixes.earned_P, prefixes.total_P, prefixes.is_matched_PB)],
+    }
+
+
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, name: str) -> None:
     """Measuring all answers in one pass changes nothing: equal to the last bit, every geometry, any lengths."""
@@ -89,14 +99,10 @@ def test_a_group_is_scored_as_its_answers_one_by_one(random_scene: SceneMaker, n
     for trial in range(8):
         scenes = [random_scene(rng, KINDS[trial % len(KINDS)]) for _ in range(8)]
         truth, predicted_G = scenes[0][1], [predicted for predicted, _ in scenes]
-        together = score_group(predicted_G, truth, weights=WEIGHTS, name=name)
-        alone_G = [score_group([predicted], truth, weights=WEIGHTS, name=name) for predicted in predicted_G]
-        for index, alone in enumerate(alone_G):
-            assert together.total_G[index] == alone.total_G[0]
-            assert {term: values[index] for term, values in together.terms_G.items()} == {
-                term: values[0] for term, values in alone.terms_G.items()
-            }
-            np.testing.assert_array_equal(together.credits_GN[index], alone.credits_GN[0])
+        together = score_group(predicted_G, truth, weights=WEIGHTS, name=name, prefixes=True)
+        for index, predicted in enumerate(predicted_G):
+            alone = score_group([predicted], truth, weights=WEIGHTS, name=name, prefixes=True)
+            assert of_answer(together, index) == of_answer(alone, 0)
 
 
 @pytest.mark.parametrize("kind", ["box", "point", "point_in_box", "polygon", "keypoints", "text_box"])
@@ -105,19 +111,14 @@ def test_the_prompts_of_a_task_do_not_touch_each_other(random_scene: SceneMaker,
     rng = np.random.default_rng(42)
     for name in REWARDS:
         scenes = [random_scene(rng, kind) for _ in range(7)]
-        predicted_PG, truth_P = (
-            [[scenes[i][0], scenes[i + 1][0]] for i in range(6)] + [[]],
-            [truth for _, truth in scenes],
-        )
-        scores_P = score_groups(predicted_PG, truth_P, weights=WEIGHTS, name=name)
+        predicted_PG = [[scenes[i][0], scenes[i + 1][0]] for i in range(6)] + [[]]
+        truth_P = [truth for _, truth in scenes]
+        scores_P = score_groups(predicted_PG, truth_P, weights=WEIGHTS, name=name, prefixes=True)
         for scores, predicted_G, truth in zip(scores_P, predicted_PG, truth_P, strict=True):
-            alone = score_group(predicted_G, truth, weights=WEIGHTS, name=name)
-            assert scores.total_G.tolist() == alone.total_G.tolist()
-            assert {term: values_G.tolist() for term, values_G in scores.terms_G.items()} == {
-                term: values_G.tolist() for term, values_G in alone.terms_G.items()
-            }
-            for credits_N, expected_N in zip(scores.credits_GN, alone.credits_GN, strict=True):
-                assert credits_N.tolist() == expected_N.tolist()
+            alone = score_group(predicted_G, truth, weights=WEIGHTS, name=name, prefixes=True)
+            assert len(scores.prefixes_G) == len(scores.total_G) == len(predicted_G)
+            for index in range(len(predicted_G)):
+                assert of_answer(scores, index) == of_answer(alone, index)
     assert score_groups([], [], weights=WEIGHTS) == []
 
 
@@ -134,9 +135,9 @@ def test_large_groups_are_measured_in_parts() -> None:
 
 def test_an_empty_group_has_empty_scores() -> None:
     """No answer, no score, no error."""
-    scores = score_group([], TRUTH, weights=WEIGHTS)
+    scores = score_group([], TRUTH, weights=WEIGHTS, prefixes=True)
     assert scores.total_G.shape == (0,)
-    assert scores.credits_GN == ()
+    assert scores.prefixes_G == ()
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
@@ -146,53 +147,8 @@ def test_a_weight_must_be_finite_and_not_negative(weight: float) -> None:
         RewardWeights(duplicates=weight)
 
 
-SQUARE = [0, 0, 9, 0, 9, 9, 0, 9]
 MASK = Mask((3, 2), b"132")
-REFUSED = {
-    # name: (arguments of a truth, what the message says)
-    "counts differ": ({"labels": ("a",), "bins_NK": np.zeros((0, 4))}, "1 labels and bins of shape"),
-    "which geometry": ({"labels": ("a",), "bins_NK": np.array([SQUARE])}, "known are box, point, polygon, keypoints"),
-    "unknown geometry": ({"labels": ("a",), "bins_NK": np.array([SQUARE]), "geometry": "quad"}, "geometry 'quad'"),
-    "other geometry": ({"labels": ("a",), "bins_NK": np.array([[1, 2]]), "geometry": "box"}, "not of geometry 'box'"),
-    "half a vertex": ({"labels": (), "bins_NK": np.zeros((0, 7)), "geometry": "polygon"}, "not of geometry 'polygon'"),
-    "no key point": ({"labels": (), "bins_NK": np.zeros((0, 4)), "geometry": "keypoints"}, "not of geometry"),
-    "one axis": ({"labels": (), "bins_NK": np.zeros(0)}, "bins of shape"),
-    "no area": ({"labels": ("a",), "bins_NK": np.array([[9, 0, 9, 5]])}, "no area"),
-    "swapped corners": ({"labels": ("a",), "bins_NK": np.array([[9, 0, 0, 5]])}, "no area"),
-    "flat polygon": (
-        {"labels": ("a",), "bins_NK": np.array([[0, 0, 9, 9, 5, 5]]), "geometry": "polygon"},
-        "a polygon has no area",
-    ),
-    "key points, no area": (
-        {"labels": ("a",), "bins_NK": np.array([[9, 0, 0, 5, 3, 3]]), "geometry": "keypoints"},
-        "a keypoints has no area",
-    ),
-    "half visible": (
-        {"labels": ("a",), "bins_NK": np.array([[0, 0, 9, 5, 3, -1]]), "geometry": "keypoints"},
-        "one number below 0",
-    ),
-    "sigmas": (
-        {"labels": (), "bins_NK": np.zeros((0, 8)), "geometry": "keypoints", "sigmas_J": np.array([0.1])},
-        "sigmas of shape",
-    ),
-    "masks for boxes": ({"labels": ("a",), "bins_NK": np.array([BOX]), "masks": (MASK,)}, "go with points"),
-    "a mask too many": (
-        {"labels": ("a",), "bins_NK": np.array([[1, 2]]), "masks": (MASK, MASK)},
-        "1 points and 2 masks",
-    ),
-    "a box too many": (
-        {"labels": ("a",), "bins_NK": np.array([[1, 2]]), "boxes_N4": np.zeros((2, 4))},
-        "1 points and boxes of shape",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_truth_that_no_answer_can_match_is_refused(case: str) -> None:
-    """Such a record is an error before it is a reward."""
-    arguments, message = REFUSED[case]
-    with pytest.raises(ValueError, match=f"truth: .*{message}"):
-        Truth(**arguments, categories=("a",))
+"""Its lower left pixel and its middle column."""
 
 
 def test_recognised_text_shares_the_value_of_a_place() -> None:
@@ -267,8 +223,6 @@ def test_unknown_names_and_other_geometries_are_refused_by_name() -> None:
     """An error is never turned into a reward."""
     with pytest.raises(ValueError, match="reward 'best' is unknown; known are matched, paper, official"):
         score_group([], TRUTH, weights=WEIGHTS, name="best")
-    with pytest.raises(ValueError, match="credit 'all' is unknown"):
-        score_group([], TRUTH, weights=WEIGHTS, credit="all")
     point = SimpleNamespace(labels=("a",), bins_NK=np.array([[1, 2]]), faults=(), absent=())
     with pytest.raises(ValueError, match="answer 1"):
         score_group([answer(), point], TRUTH, weights=WEIGHTS)

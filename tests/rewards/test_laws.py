@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards import Predictions, RewardWeights, Truth, score_group
+from rewards.duplicates import near_pairs
 from rewards.matching import UNMATCHED, match
 from rewards.overlaps import measure
+from rewards.values import read_shapes
+from tests.rewards.conftest import KINDS, has_area
 from tests.support.examples import examples
 
 SceneMaker = Callable[[np.random.Generator, str], tuple[Predictions, Truth]]
 
 WEIGHTS = RewardWeights()
 ROUNDING = 1e-12
-KINDS = ("box", "point", "point_in_box", "point_in_mask", "polygon", "keypoints", "text_box", "text_polygon")
+PENALTIES = ("duplicates", "surplus", "large", "rejection", "format", "truncated")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -59,7 +62,7 @@ def unmatched(answers: list[Predictions], truth: Truth, weights: RewardWeights =
 
 def totals(answers: list[Predictions], truth: Truth, weights: RewardWeights = WEIGHTS) -> np.ndarray:
     """Default totals of these answers."""
-    return score_group(answers, truth, weights=weights, credit="none").total_G
+    return score_group(answers, truth, weights=weights).total_G
 
 
 def check_laws(answer: Predictions, truth: Truth, rng: np.random.Generator, weights: RewardWeights = WEIGHTS) -> int:
@@ -177,15 +180,13 @@ def _labelled_shapes(draw: st.DrawFn, kind: str, labels: str, most: int) -> list
 @given(data=st.data(), kind=st.sampled_from(KINDS), seed=st.integers(0, 9))
 def test_laws_hold_where_hypothesis_looks(
     build_truth: Callable[..., Truth],
-    keep_distinct: Callable[..., list[int]],
     data: st.DataObject,
     kind: str,
     seed: int,
 ) -> None:
     """Small numbers of any kind, corners in any order."""
-    true = data.draw(_labelled_shapes(kind, "ab", 4))
-    kept = keep_distinct(kind, [label for label, _ in true], [shape_K for _, shape_K in true])
-    truth = build_truth(kind, [true[place][0] for place in kept], [true[place][1] for place in kept], ("a", "b"))
+    true = [pair for pair in data.draw(_labelled_shapes(kind, "ab", 4)) if has_area(kind, pair[1])]
+    truth = build_truth(kind, [label for label, _ in true], [shape_K for _, shape_K in true], ("a", "b"))
     answer = SimpleNamespace(labels=(), bins_NK=truth.bins_NK[:0], faults=(), absent=())
     for label, shape_K in data.draw(_labelled_shapes(kind, "abz", 6)):
         answer = insert(answer, len(answer.labels), label, shape_K)
@@ -194,17 +195,28 @@ def test_laws_hold_where_hypothesis_looks(
 
 @every_kind
 def test_a_perfect_answer_scores_the_maximum_for_every_record(random_scene: SceneMaker, kind: str) -> None:
-    """Exactly f1's weight, in any order, whatever the number of truths; nothing in the search scores above."""
+    """Exactly f1's weight, no duplicate and no penalty, in any order, however near the truths are to each other;
+    nothing in the search scores above.
+    """
     rng = np.random.default_rng(22)
-    for _ in range(40):
+    num_near = 0
+    for _ in range(50):
         answer, truth = random_scene(rng, kind)
-        ideal = SimpleNamespace(labels=(), bins_NK=truth.bins_NK[:0], faults=(), absent=truth.empty_categories)
-        order = rng.permutation(len(truth.labels)).tolist()
-        perfect = predicted((truth.labels[index] for index in order), truth.bins_NK[order], ideal)
-        for weights in (WEIGHTS, RewardWeights(giou=0.5, centre=0.25)):
-            of_perfect, of_answer = totals([perfect, answer], truth, weights)
-            assert of_perfect == pytest.approx(weights.f1, abs=ROUNDING if weights.shapes_boxes else 0.0)
-            assert of_answer <= of_perfect + ROUNDING
+        num = len(truth.labels)
+        ideal = SimpleNamespace(
+            labels=truth.labels, bins_NK=truth.bins_NK, faults=(), absent=rng.permutation(truth.empty_categories)
+        )
+        perfect = [ideal, keep(ideal, range(num)[::-1]), *(keep(ideal, rng.permutation(num)) for _ in range(3))]
+        for weights in (WEIGHTS, RewardWeights(f1=0.3), RewardWeights(giou=0.5, centre=0.25)):
+            scores = score_group([*perfect, answer], truth, weights=weights)
+            *of_perfect, of_answer = scores.total_G.tolist()
+            assert of_perfect == [weights.f1] * len(perfect)
+            assert not scores.num_duplicates_G[:-1].any()
+            assert not any(scores.terms_G[name][:-1].any() for name in PENALTIES)
+            assert of_answer <= weights.f1 + ROUNDING
+        family_N = np.unique([""] * num if truth.reads_text else truth.labels, return_inverse=True)[1]
+        num_near += bool(len(near_pairs(read_shapes([ideal], [truth]), family_N)))
+    assert num_near >= 10  # scenes whose perfect answer repeats itself, were near enough
 
 
 def _way_to_a_box(rng: np.random.Generator) -> tuple[Truth, np.ndarray]:
@@ -297,14 +309,32 @@ def test_for_an_empty_truth_none_for_every_category_is_the_only_maximum(
     assert max(of_wrong) < of_right
 
 
-def test_a_bridge_between_two_matched_shapes_costs_and_pays_back_when_removed() -> None:
-    """The chain case by hand: two boxes 20 of 100 bins apart (IoU 0.67) match two truths; one between joins them."""
-    boxes_N4 = np.array([[100, 100, 200, 200], [120, 100, 220, 200], [110, 100, 210, 200]])
-    truth = Truth(("a", "a"), boxes_N4[:2], ("a",))
-    apart = SimpleNamespace(labels=("a",) * 2, bins_NK=boxes_N4[:2], faults=(), absent=())
-    joined = SimpleNamespace(labels=("a",) * 3, bins_NK=boxes_N4, faults=(), absent=())
+def chain(*starts: int) -> Predictions:
+    """Boxes of 100 x 100 bins beside each other: 17 bins apart they are near (IoU 0.71), 18 apart not (0.69)."""
+    bins_NK = np.array([[start, 100, start + 100, 200] for start in starts])
+    return SimpleNamespace(labels=("a",) * len(starts), bins_NK=bins_NK, faults=(), absent=())
+
+
+def test_a_shape_between_two_that_aim_at_different_truths_joins_only_its_own() -> None:
+    """All three are near each other; the two right ones stay matched, the third repeats the one whose truth it
+    shares."""
+    right, between = chain(100, 110), chain(100, 110, 104)
+    truth = Truth(("a", "a"), right.bins_NK, ("a",))
+    scores = score_group([right, between, chain(100, 104), chain(110, 104)], truth, weights=WEIGHTS)
+    assert scores.num_duplicates_G.tolist() == [0, 1, 1, 0]
+    assert unmatched([right, between], truth) == [[], [2]]
+    assert scores.terms_G["f1"].tolist() == pytest.approx([1.0, 4 / 5, 2 / 4, (1 + 96 / 104) / 2])
+    check_laws(between, truth, np.random.default_rng(0))
+
+
+def test_a_bridge_between_two_that_aim_at_one_truth_joins_them() -> None:
+    """Left and right of one truth and not near each other, they are no duplicates; what is near to both makes all
+    three a group, and its removal pays back.
+    """
+    truth = Truth(("a",), chain(110).bins_NK, ("a",))
+    apart, joined = chain(100, 120), chain(100, 120, 109)
     scores = score_group([apart, joined], truth, weights=WEIGHTS)
-    assert unmatched([joined], truth) == [[1, 2]]
     assert scores.num_duplicates_G.tolist() == [0, 2]
-    assert scores.terms_G["f1"].tolist() == [1.0, 2 * 1.0 / 5]
+    assert unmatched([joined], truth) == [[0, 1]]
+    assert scores.terms_G["f1"].tolist() == pytest.approx([2 * (90 / 110) / 3, 2 * (99 / 101) / 4])
     check_laws(joined, truth, np.random.default_rng(0))

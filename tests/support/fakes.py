@@ -123,7 +123,7 @@ class FakeRewards:
         return Scores(
             total_G=total_G,
             terms_G={"f1": total_G},
-            credits_GN=tuple(frozen(np.zeros(0)) for _ in group.answers),
+            decisions_G=(),
             shapes_G=tuple(shapes() for _ in group.answers),
         )
 

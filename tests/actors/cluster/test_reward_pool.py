@@ -25,7 +25,7 @@ def pool_with(*terms: str, num_workers: int = 1, timeout_s: float = 60.0) -> Ite
     custom = {name: {"function": f"tests.support.own_terms:{name}"} for name in terms}
     rule = RewardRule(RewardConfig.model_validate({"custom": custom, "allow": ["tests.support.own_terms"]}))
     kind = ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=1)(RewardWorker)
-    workers = [kind.remote(str(resolve_model("tiny")), rule, credit="none") for _ in range(num_workers)]
+    workers = [kind.remote(str(resolve_model("tiny")), rule, with_credit=False) for _ in range(num_workers)]
     yield RayRewardPool(workers, timeout_s=timeout_s)
     for worker in workers:
         ray.kill(worker)

@@ -3,12 +3,14 @@
 A step's gradient does not depend on how the step was cut, so one that ran out of memory ends like any other.
 """
 
+import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -265,6 +267,27 @@ def test_a_state_that_finds_no_room_is_a_checkpoint_error(tmp_path: Path) -> Non
             write_state({"a": torch.ones(10**5)}, tmp_path / "state.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_saved_model_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file, then their folder, then the folder that holds its name: the stage counts as done right after."""
+    like, folder = tmp_path / "like", tmp_path / "stages" / "sft"
+    like.mkdir()
+    (like / "config.json").write_text("{}")
+    rank = LearnerRank(LearnerConfig(), bfloat16=False)
+    rank._seat = SimpleNamespace(rank=0)
+    rank._engine = SimpleNamespace(named_tensors=lambda: [("weight", torch.ones(2))])
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    rank.save_model(str(folder), like=str(like))
+    assert sorted(synced[:-2]) == [folder / "config.json", folder / "model.safetensors"]
+    assert synced[-2:] == [folder, folder.parent]
 
 
 def test_a_rank_says_whether_its_state_is_written() -> None:

@@ -1,13 +1,15 @@
-"""OKS against pycocotools, and its rules for key points that are not visible."""
+"""OKS against pycocotools, its rules for key points that are not visible, and the value it has in a reward."""
 
 import contextlib
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rewards import RewardWeights, Truth, score_group
 from rewards.geometry.keypoints import mutual_oks, paired_oks
 
 COCO_SIGMAS_J = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
@@ -117,3 +119,53 @@ def test_a_key_point_visible_in_one_of_two_tells_them_apart() -> None:
 def test_no_instances_have_no_values() -> None:
     """No pair, no value."""
     assert paired_oks(np.zeros((0, 8)), np.ones((0, 8)), SIGMAS_J).shape == (0,)
+
+
+def _values(predicted_NK: np.ndarray, truth_K: np.ndarray) -> np.ndarray:
+    """[N] value of each instance for the truth: the F1 of an answer that is it alone."""
+    truth = Truth(
+        ("a",), np.array([truth_K]), ("a",), geometry="keypoints", sigmas_J=np.full((len(truth_K) - 4) // 2, 0.05)
+    )
+    answers = [SimpleNamespace(labels=("a",), bins_NK=row_K[None], faults=(), absent=()) for row_K in predicted_NK]
+    return score_group(answers, truth, weights=RewardWeights()).terms_G["f1"]
+
+
+def test_the_value_is_half_the_key_points_and_half_the_box() -> None:
+    """By hand: right points in a box half beside the true one (IoU 1 / 3), or far off, or with swapped corners; a right
+    box with one point of two, or with none; and both right.
+    """
+    points, half_beside, swapped = [120, 120, 180, 180], [150, 100, 250, 200], [200, 200, 100, 100]
+    cases = {
+        (*BOX, *points): 1.0,
+        (*half_beside, *points): (1 + 1 / 3) / 2,
+        (700, 700, 900, 900, *points): 1 / 2,
+        (*swapped, *points): 1 / 2,
+        (*BOX, 120, 120, -1, -1): (1 / 2 + 1) / 2,
+        (*BOX, -1, -1, -1, -1): 1 / 2,
+        (*half_beside, 120, 120, -1, -1): (1 / 2 + 1 / 3) / 2,
+    }
+    assert _values(np.array(list(cases)), np.array([*BOX, *points])) == pytest.approx(list(cases.values()), abs=1e-12)
+
+
+def test_without_a_visible_key_point_the_value_is_that_of_the_box() -> None:
+    """All of it, not half."""
+    predicted_NK = np.array([[150, 100, 250, 200, -1, -1], [*BOX, 120, 120]])
+    assert _values(predicted_NK, np.array([*BOX, -1, -1])) == pytest.approx([1 / 3, 1.0])
+
+
+def test_a_box_on_its_way_to_its_place_never_loses_value() -> None:
+    """60 boxes from anywhere, swapped corners too, whatever the key points; the last step alone has the whole value."""
+    rng = np.random.default_rng(1)
+    steps_N1 = np.linspace(0.0, 1.0, 41)[:, None]
+    for trial in range(60):
+        truth_K, predicted_K = _instances(rng, 2)
+        if trial % 2:
+            predicted_K = np.concatenate([rng.integers(0, 1000, 4), truth_K[4:] + rng.integers(-9, 10, 34)])
+        moving_NK = np.tile(predicted_K.astype(np.float64), (41, 1))
+        moving_NK[:, :4] += steps_N1 * (truth_K[:4] - predicted_K[:4])
+        value_N = _values(moving_NK, truth_K)
+        assert (np.diff(value_N) >= -1e-12).all()
+        assert value_N[-1] > value_N[0]
+        with_points_N = _values(np.concatenate([moving_NK[:, :4], np.tile(truth_K[4:], (41, 1))], axis=1), truth_K)
+        assert (with_points_N[:-1] < 1.0).all()
+        assert with_points_N[-1] == 1.0

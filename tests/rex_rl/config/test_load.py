@@ -64,6 +64,7 @@ def test_later_overrides_win_and_leave_neighbours_alone(file: Path) -> None:
     [
         ("grpo.num_step=3", "unknown key grpo.num_step; did you mean grpo.num_steps?"),
         ("grop.num_steps=3", "unknown key grop; did you mean grpo?"),
+        ("sft.max_answer_tokens=31", "unknown key sft.max_answer_tokens"),
         ("learner.deepspeed_config.x=1", "did you mean learner.deepspeed?"),
         ("grpo.group_size=1", "grpo.group_size = 1: should be greater than or equal to 2"),
         ("grpo.num_steps=2.5", "grpo.num_steps = 2.5: should be a valid integer"),
@@ -114,7 +115,7 @@ def test_a_wrong_value_is_named_with_its_limit_and_its_place(file: Path, overrid
     [
         ([], ("sequence_mean", 0.2, 0.3, True, "k3", 5.0)),
         (["grpo.algorithm=dr_grpo"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
-        (["grpo.algorithm=dr_grpo", "grpo.advantage.credit_weight=0.5"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
+        (["grpo.algorithm=dr_grpo", "grpo.advantage.credit_lambda=0.5"], ("constant", 0.2, 0.3, False, "k3", 5.0)),
         (["grpo.algorithm=dapo"], ("token_mean", 0.2, 0.28, True, "k3", 5.0)),
         (["grpo.algorithm=gspo"], ("sequence_mean", 3e-4, 4e-4, True, "k3", 5.0)),
         (["grpo.algorithm=cispo", "grpo.clip_high=2"], ("token_mean", 1.0, 2.0, True, "k3", 5.0)),

@@ -241,6 +241,8 @@ def test_the_report_names_every_bad_record_and_sums_up_the_rest(tmp_path: Path) 
         f"{file}:3: bbox: x1 12 <= x0 30",
         f"{file}: 5 records read, 4 good, 1 bad",
         "objects: 4; in an image 0 at least, 0.5 in the middle, 3 at most",
+        "coincide on the answer grid with another of their label, and count as one: 2 objects in 1 records; the first: "
+        f"{file}:4",
         "categories: 3, 2 of them with objects: dog 3, cat 1",
         "image sizes: 2: 640x480 3, 641x480 1",
     ]

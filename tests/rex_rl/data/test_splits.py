@@ -5,19 +5,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rex_rl.config.load import Config
-from rex_rl.data.splits import load_split, shapes_files
+from rex_rl.data.splits import heldout_records, load_split, shapes_files
 from rex_rl.errors import DataError
 from rex_rl.shapes.world import SceneKind, write_split
+from tests.support import fakes
 from tests.support.poison import write_poisoned
 
 
-def config_for(root: Path, *, num_images: int = 200, **data: Any) -> Config:
-    return Config(
-        name="run", run_root=root, model={"path": "tiny"}, data=data, evaluation={"num_images": num_images}
-    )  # fmt: skip
+def config_for(root: Path, *, num_images: int = 200, seed: int = 0, **data: Any) -> Config:
+    evaluation = {"num_images": num_images}
+    return Config(name="run", run_root=root, model={"path": "tiny"}, data=data, evaluation=evaluation, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,40 @@ def test_a_share_is_held_back_by_seed(files: dict[str, Path], tmp_path: Path) ->
 
 
 def test_a_held_out_file_is_used_as_it_is(files: dict[str, Path], tmp_path: Path) -> None:
-    split = load_split(config_for(tmp_path, train=str(files["train"]), heldout=files["heldout"], num_images=2))
+    split = load_split(config_for(tmp_path, train=str(files["train"]), heldout=files["heldout"], num_images=3))
     assert len(split.train) == 10
-    assert ids(split.heldout) == ["heldout_000000", "heldout_000001"]
+    assert ids(split.heldout) == [f"heldout_{i:06d}" for i in range(3)]
+
+
+def test_of_many_held_out_records_some_are_drawn_all_over_the_file(files: dict[str, Path], tmp_path: Path) -> None:
+    """By the run's seed, the same ones every time, in the file's order; a file often is sorted by something."""
+    records = [fakes.record(f"{i:04d}") for i in range(1000)]
+    drawn = [heldout_records(records, 200, seed=seed) for seed in (0, 1)]
+    assert drawn[0] == heldout_records(list(records), 200, seed=0) != drawn[1]
+    for kept in drawn:
+        assert len(set(ids(kept))) == 200
+        assert ids(kept) == sorted(ids(kept))
+        places = np.array([int(record.id) for record in kept])
+        assert np.bincount(places // 250, minlength=4).min() > 30
+    train, heldout = str(files["train"]), files["heldout"]
+    splits = [load_split(config_for(tmp_path, seed=i, train=train, heldout=heldout, num_images=2)) for i in range(9)]
+    assert len({tuple(ids(split.heldout)) for split in splits}) > 1
+
+
+@pytest.mark.parametrize("num", [200, 201])
+def test_where_no_more_are_held_out_all_are_kept(num: int) -> None:
+    """As of the synthetic world's 200."""
+    records = tuple(fakes.record(f"{i}") for i in range(200))
+    assert heldout_records(records, num, seed=3) == records
+
+
+def test_what_is_drawn_of_a_task_does_not_depend_on_the_others() -> None:
+    boxes, points = ([fakes.record(f"{task}{i}", task=task) for i in range(9)] for task in ("detection", "pointing"))
+    mixed = [record for pair in zip(boxes, points, strict=True) for record in pair]
+    kept = heldout_records(mixed, 4, seed=0)
+    alone = [heldout_records(of, 4, seed=0) for of in (boxes, points)]
+    assert sorted(ids(kept)) == sorted(ids(alone[0]) + ids(alone[1]))
+    assert ids(kept) == [record.id for record in mixed if record in kept]
 
 
 def test_one_record_cannot_be_split(files: dict[str, Path], tmp_path: Path) -> None:

@@ -109,20 +109,6 @@ def test_an_sft_batch_is_the_ground_truth_at_equal_weight_a_token(codec: Codec, 
     assert sum(weights) == pytest.approx(1)
 
 
-def test_an_sft_batch_cuts_long_answers(codec: Codec) -> None:
-    """The first tokens of the same answers, marked as cut; the weights are of what is left."""
-    prompts = PromptStream(records=RECORDS, seed=0).prompts(0, 5)
-    whole = [group.answers[0].answer for group in sft_batch(prompts, codec)]
-    limit = sorted(answer.tokens_T.size for answer in whole)[2]
-    cut = [group.answers[0] for group in sft_batch(prompts, codec, max_answer_tokens=limit)]
-    for scored, answer in zip(cut, whole, strict=True):
-        assert scored.answer.tokens_T.tolist() == answer.tokens_T[:limit].tolist()
-        is_cut = answer.tokens_T.size > limit
-        assert scored.answer.finish_reason is (FinishReason.LENGTH if is_cut else FinishReason.STOP)
-    assert {scored.answer.finish_reason for scored in cut} == {FinishReason.LENGTH, FinishReason.STOP}
-    assert sum(scored.token_weight * scored.answer.tokens_T.size for scored in cut) == pytest.approx(1)
-
-
 def test_a_large_data_set_is_not_shuffled_for_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of an epoch is drawn once: 22 million records take half a second each time."""
     stream = PromptStream(records=[fakes.record()] * 10, seed=12345)

@@ -47,6 +47,7 @@ def test_perfect_answers_give_ones() -> None:
         "precision_50": 1,
         "recall_50": 1,
         "duplicate_rate": 0,
+        "repeat_rate": 0,
         "large_box_rate": 0,
         "parse_failure_rate": 0,
         "mean_predictions": 2,
@@ -73,7 +74,7 @@ def test_duplicate_needs_the_same_label_the_same_answer_and_more_than_seven_tent
 
 
 def test_a_duplicate_of_a_duplicate_is_one_too() -> None:
-    """Any earlier box counts: c overlaps b (IoU 0.8) and not a (0.64), b overlaps a."""
+    """What is joined to a member is of the group: c overlaps b (IoU 0.8) and not a (0.64), b overlaps a."""
     b, c = (0.0, 0.0, 10.0, 8.0), (0.0, 0.0, 10.0, 6.4)
     assert match_image(image([], [("cat", A), ("cat", b), ("cat", c)])).is_duplicate_A.tolist() == [False, True, True]
 

@@ -177,7 +177,7 @@ def test_numbers_spelled_as_text_are_no_coordinates(codec: Codec, vocabulary: Vo
 @pytest.mark.parametrize("category", ['the "red" one', "café", "cafe\u0301 ", "back\\slash", "mp3", "tab\there", "猫"])
 def test_any_category_reads_as_asked(codec: Codec, category: str) -> None:
     seen = dict.fromkeys(NAMES, (5.0, 5.0))
-    things = [Object(label=category, bbox=(1.0, 1.0, 9.0, 9.0), keypoints=seen)] * 11
+    things = [Object(label=category, bbox=(1.0, 1.0, 9.0 + i, 9.0), keypoints=seen) for i in range(11)]
     record = record_of("keypoint_person", *things, categories=(category, "mp"))
     shapes = codec.decode(codec.encode(record, record.categories), task=TASK, categories=record.categories)
     assert (shapes.labels, shapes.absent, shapes.faults) == ((category,) * 11, ("mp",), ())

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rex_rl.language.codec import encode_answer
+from rex_rl.language.keypoint_reader import write_keypoints
 from rex_rl.language.repeats import NEAR_BINS, RepeatWatch
+from rex_rl.language.tasks import TASKS
 from rex_rl.language.vocabulary import BOX_END, BOX_START, OBJECT_END, OBJECT_START, Vocabulary
 from tests.support import fakes
 
@@ -95,3 +97,25 @@ def test_a_true_answer_is_no_loop(ends_at: Callable[..., int | None]) -> None:
     text = encode_answer(record, record.categories)
     assert ends_at(text, limit=1) is None
     assert ends_at(text.replace("><", "> <"), limit=1) is None
+
+
+def person(x: int) -> tuple[Shape, dict[str, Shape | None]]:
+    """A person 6 bins wide: all key points of the head lie within 3 bins, the legs cannot be seen."""
+    points = {name: (x + i % 3, 20 + i % 4) for i, name in enumerate(TASKS["keypoint_person"].keypoints)}
+    return (x, 20, x + 6, 40), {name: None if name.endswith(("knee", "ankle")) else at for name, at in points.items()}
+
+
+@pytest.mark.parametrize("num_people", [1, 4])
+def test_key_points_of_small_people_are_no_loop(ends_at: Callable[..., int | None], num_people: int) -> None:
+    """A true answer, whose instances differ in their boxes alone."""
+    text = write_keypoints({f"person{i}": person(100 + 10 * i) for i in range(num_people)})
+    assert ends_at(text, limit=1) is None
+
+
+def test_an_instance_with_key_points_written_again_and_again_is_a_loop(ends_at: Callable[..., int | None]) -> None:
+    """Its box repeats; the key points between neither count nor begin anew, also not where the answer goes on."""
+    text = write_keypoints({f"person{i}": person(100 + i % 2) for i in range(6)})
+    found = ends_at(text, limit=4)
+    assert found is not None
+    assert found == ends_at(text[: text.index('"keypoints"', text.index("person4"))], limit=4)
+    assert ends_at(text, limit=6) is None

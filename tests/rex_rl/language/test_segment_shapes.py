@@ -18,11 +18,11 @@ def cut(text: str, ending: Ending = Ending.DELIMITER, *, size: int | None = BOX)
     [
         ("Bcccc,cccc.", Ending.DELIMITER, [[0, 5], [5, 10]], {}),
         ("Bcc cc .", Ending.DELIMITER, [[0, 7]], {}),
-        ("Bcccc,ccc.", Ending.DELIMITER, [[0, 5]], {"bad_count": [6]}),
-        ("Bcccc,ccc.", Ending.BREAK, [[0, 5]], {"bad_count": [6]}),
+        ("Bcccc,ccc.", Ending.DELIMITER, [[0, 5]], {"bad_count": [9]}),
+        ("Bcccc,ccc.", Ending.BREAK, [[0, 5]], {"bad_count": [9]}),
         ("Bcccc,ccc.", Ending.LIMIT, [[0, 5]], {}),
         ("Bcccc,cccc.", Ending.LIMIT, [[0, 5], [5, 10]], {}),
-        ("Bcccc,ccccc.", Ending.LIMIT, [[0, 5]], {"bad_count": [6]}),
+        ("Bcccc,ccccc.", Ending.LIMIT, [[0, 5]], {"bad_count": [10]}),
         ("Bcccc,.", Ending.DELIMITER, [[0, 5]], {"stray_tokens": [6]}),
         ("Bcccc,.", Ending.LIMIT, [[0, 5]], {}),
         ("B,cccc.", Ending.DELIMITER, [[1, 6]], {"stray_tokens": [1]}),
@@ -34,7 +34,8 @@ def cut(text: str, ending: Ending = Ending.DELIMITER, *, size: int | None = BOX)
 def test_what_ends_a_segment_decides_what_its_parts_are(
     text: str, ending: Ending, spans: list[list[int]], faults: dict[str, list[int]]
 ) -> None:
-    """A shape that the limit cut is no fault, one too long already is; text in front is judged at the end delimiter."""
+    """A shape that the limit cut is no fault, one too long already is, at its first number too many; one too short is
+    known behind its end; text in front is judged at the end delimiter."""
     shapes = cut(text, ending)
     assert shapes.spans_A2.tolist() == spans
     assert {name: tokens_F.tolist() for name, tokens_F in shapes.faults.items() if tokens_F.size} == faults
@@ -43,7 +44,7 @@ def test_what_ends_a_segment_decides_what_its_parts_are(
 def test_polygons_are_whatever_has_three_whole_vertices() -> None:
     shapes = cut("Bcccccc,ccccccc,cccc,cccccccc.", size=None)
     assert shapes.num_numbers_A.tolist() == [6, 8]
-    assert shapes.faults["bad_count"].tolist() == [8, 16]
+    assert shapes.faults["bad_count"].tolist() == [15, 20]
 
 
 def test_segments_keep_to_themselves() -> None:

@@ -1,4 +1,4 @@
-"""Advantages by hand, and the laws of credit."""
+"""Advantages and token weights by hand, and their laws; the credit of decisions: test_token_credit.py."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,31 +17,27 @@ from rex_rl.learning.advantage import (
     token_weights,
     train_groups,
 )
-from rex_rl.learning.token_credit import CREDIT_OVER
-from rex_rl.types import Scores
+from rex_rl.types import Decisions, Scores
 from tests.support import fakes
 
-CREDITS_N = st.lists(st.floats(-1, 1), max_size=6).map(np.array)
-CREDITS = ("none", "prefix", "leave_one_out")
+LENGTHS_G = (15, 10)
 
 
-def evenly_spanned(num_shapes: int) -> list[tuple[int, int]]:
-    """Shapes of five tokens each behind three tokens of phrase."""
-    return [(3 + 5 * i, 8 + 5 * i) for i in range(num_shapes)]
-
-
-def scores_of(total: Sequence[float], credits: Sequence[Sequence[float]]) -> Scores:
+def scores_of(total: Sequence[float], earned: Sequence[Sequence[float]] = ()) -> Scores:
+    """Answers with a decision for each number of `earned`, three tokens long; every state has one feature, 1."""
     return Scores(
         total_G=fakes.frozen(np.array(total, dtype=np.float64)),
         terms_G={},
-        credits_GN=tuple(fakes.frozen(np.array(credits_N, dtype=np.float64)) for credits_N in credits),
-        shapes_G=tuple(fakes.shapes(evenly_spanned(len(credits_N))) for credits_N in credits),
+        decisions_G=tuple(
+            Decisions(
+                starts_K=3 * np.arange(len(earned_K)),
+                earned_K=fakes.frozen(np.array(earned_K, dtype=np.float64)),
+                state_KF=np.ones((len(earned_K), 1)),
+            )
+            for earned_K in earned
+        ),
+        shapes_G=tuple(fakes.shapes() for _ in total),
     )
-
-
-def lengths_of(scores: Scores) -> list[int]:
-    """Two tokens behind the last shape: the segment's end delimiter and the answer's."""
-    return [3 + 5 * credits_N.size + 2 for credits_N in scores.credits_GN]
 
 
 @pytest.mark.parametrize(
@@ -70,45 +66,27 @@ def test_a_group_is_compared_with_itself(rewards: list[float]) -> None:
     assert (np.diff(advantages_G[np.argsort(total_G)]) >= 0).all()
 
 
-@given(
-    st.lists(st.tuples(st.floats(-1, 1), CREDITS_N), min_size=2, max_size=8),
-    st.sampled_from(CREDITS),
-    st.sampled_from(list(CREDIT_OVER)),
-)
-def test_every_credit_gives_each_token_a_bounded_advantage(
-    drawn: list[tuple[float, np.ndarray]], credit: str, over: str
-) -> None:
-    scores = scores_of([total for total, _ in drawn], [credits_N.tolist() for _, credits_N in drawn])
-    lengths_G = lengths_of(scores)
-    config = AdvantageConfig(credit=credit, credit_over=over, normalise_std=False)
-    rows = token_advantages(scores, lengths_G, config)
-    assert [row.size for row in rows] == lengths_G
-    assert np.abs(np.concatenate(rows)).max() <= 2 * (1 + 2 * 6)
+@given(st.lists(st.floats(-2, 1), min_size=2, max_size=8), st.sampled_from([True, False]))
+def test_without_credit_all_tokens_of_an_answer_share_its_advantage(rewards: list[float], normalise_std: bool) -> None:
+    scores, lengths_G = scores_of(rewards), [1 + i for i in range(len(rewards))]
+    (rows,) = token_advantages([scores], [lengths_G], ["a"], AdvantageConfig(normalise_std=normalise_std))
+    expected_G = group_advantages(np.array(rewards), normalise_std=normalise_std)
+    assert [row.tolist() for row in rows] == [[value] * num for value, num in zip(expected_G, lengths_G, strict=True)]
 
 
-def test_without_credit_a_group_that_earned_the_same_teaches_nothing() -> None:
-    """Under the other two a shape is still compared with the rest of its own answer."""
-    scores = scores_of([0.5, 0.5], [[0.3, 0.3], [0.3, 0.3]])
-    for row in token_advantages(scores, lengths_of(scores), AdvantageConfig(credit="none")):
-        assert not row.any()
-
-
-def test_box_credit_comes_on_top_of_the_group_advantage() -> None:
-    scores = scores_of([1.0, 0.0], [[0.5, 0.5], [0.2, 0.6]])
-    config = AdvantageConfig(credit="prefix", credit_weight=2.0)
-    first, second = token_advantages(scores, lengths_of(scores), config)
-    assert first == pytest.approx(np.ones(first.size))
-    assert (second[0], second[3], second[8]) == pytest.approx((-1.0, -1.0 - 2.0 * 0.2, -1.0 + 2.0 * 0.2))
-    _, second = token_advantages(scores, lengths_of(scores), config.model_copy(update={"credit_over": "decisions"}))
-    label, shape, goes_on = 0.8 - 1.8 / 2, 0.2 - (9 * 0.5 + 5 * 0.2 + 4 * 0.6) / 18, 0.6 - (0.5 + 0.6 + 0 + 0) / 4
-    expected = (-1.0 + 2.0 * label, -1.0 + 2.0 * shape, -1.0 + 2.0 * goes_on)
-    assert (second[0], second[3], second[8]) == pytest.approx(expected)
+def test_credit_gives_every_decision_what_followed_it() -> None:
+    """Alone in its step a group has V = 0: R - Phi, less the mean of the rewards at the first decision (0.6 and 0)."""
+    scores = scores_of([0.6, 0.0], [[0.0, 0.4], [0.0]])
+    config = AdvantageConfig(credit="to_go", normalise_std=False)
+    ((first, second),) = token_advantages([scores], [(5, 4)], ["a"], config)
+    assert first == pytest.approx([0.3] * 3 + [0.2 - 0.3] * 2)
+    assert second == pytest.approx([-0.3] * 4)
 
 
 def test_a_train_group_keeps_prompt_answers_and_order() -> None:
     """Weights are those of per-sequence means: every answer of the step counts the same, whatever its length."""
     group = fakes.group(lengths=(3, 5))
-    scores = scores_of([1.0, 0.0], [[], []])
+    scores = scores_of([1.0, 0.0])
     trained, _ = train_groups([group, fakes.group(lengths=(2, 4))], [scores, scores], GrpoConfig())
     assert trained.prompt is group.prompt
     assert [one.answer for one in trained.answers] == list(group.answers)
@@ -131,7 +109,7 @@ def test_a_train_group_keeps_prompt_answers_and_order() -> None:
 def test_what_an_algorithms_name_sets(algorithm: str, weights: list[float], advantages: list[float]) -> None:
     """Two answers of 2 and 6 tokens, at most 20: arXiv 2402.03300 and 2507.18071 (means), 2503.20783, 2503.14476."""
     config = GrpoConfig(algorithm=algorithm, max_answer_tokens=20)
-    (group,) = train_groups([fakes.group(lengths=(2, 6))], [scores_of([1.0, 0.0], [[], []])], config)
+    (group,) = train_groups([fakes.group(lengths=(2, 6))], [scores_of([1.0, 0.0])], config)
     assert [one.token_weight for one in group.answers] == pytest.approx(weights)
     assert [one.advantages_T[0] for one in group.answers] == pytest.approx(advantages)
 
@@ -150,7 +128,7 @@ def test_token_weights_sum_as_they_say(lengths: list[int]) -> None:
 def test_an_overlong_answer_pays_before_rewards_are_compared() -> None:
     """DAPO, arXiv 2503.14476, equation 13, at a limit of 10 and a buffer of 4: free up to 6, -1/2 at 8, -1 at 10."""
     assert overlong_penalty([3, 6, 8, 10], max_answer_tokens=10, buffer=4).tolist() == [0, 0, -0.5, -1]
-    group, scores = fakes.group(lengths=(6, 10)), scores_of([0.5, 1.0], [[], []])
+    group, scores = fakes.group(lengths=(6, 10)), scores_of([0.5, 1.0])
     advantage = AdvantageConfig(normalise_std=False)
     free, paying = (
         train_groups([group], [scores], GrpoConfig(max_answer_tokens=10, overlong_buffer=buffer, advantage=advantage))
@@ -161,20 +139,22 @@ def test_an_overlong_answer_pays_before_rewards_are_compared() -> None:
 
 
 def mixed(scale: float, *, credit: str, by_task: bool, normalise_std: bool = False) -> list[np.ndarray]:
-    """All token advantages of a step of a pointing group, whose rewards are `scale` as large, and a detection group."""
-    groups = [fakes.group("a", (15, 10)), fakes.group("b", (15, 10))]
-    record = replace(groups[0].prompt.record, task="pointing")
-    groups[0] = replace(groups[0], prompt=replace(groups[0].prompt, record=record))
+    """All token advantages of a step of pointing groups, whose rewards are `scale` as large, and detection groups."""
+    groups = [fakes.group(name, LENGTHS_G) for name in "abcd"]
+    pointing = replace(groups[0].prompt.record, task="pointing")
+    groups[:2] = [replace(group, prompt=replace(group.prompt, record=pointing)) for group in groups[:2]]
     scores = [
-        scores_of([1.0 * scale, 0.25 * scale], [[0.75 * scale, 0.25 * scale], [0.25 * scale]]),
-        scores_of([0.5, 0.75], [[0.5, 0.0], [0.75]]),
+        scores_of([1.0 * scale, 0.25 * scale], [[0.0, 0.75 * scale, 0.25 * scale], [0.0, 0.25 * scale]]),
+        scores_of([0.5 * scale, 0.5 * scale], [[0.0, 0.0], [0.25 * scale]]),
+        scores_of([0.5, 0.75], [[0.0, 0.5], [0.75]]),
+        scores_of([0.25, 0.75], [[0.0, 0.0], [0.5]]),
     ]
     advantage = AdvantageConfig(credit=credit, normalise_std=normalise_std, normalise_by_task=by_task)
     trained = train_groups(groups, scores, GrpoConfig(advantage=advantage))
     return [scored.advantages_T for group in trained for scored in group.answers]
 
 
-@pytest.mark.parametrize("credit", CREDITS)
+@pytest.mark.parametrize("credit", ["none", "to_go"])
 @pytest.mark.parametrize("normalise_std", [True, False])
 def test_a_tasks_scale_does_not_matter_where_tasks_are_normalised(credit: str, normalise_std: bool) -> None:
     """A task with rewards ten times as large teaches as before, in every form of credit; without it, ten times as much
@@ -186,9 +166,9 @@ def test_a_tasks_scale_does_not_matter_where_tasks_are_normalised(credit: str, n
     np.testing.assert_allclose(plain[0], 10 * mixed(1.0, credit=credit, by_task=False)[0], rtol=1e-5)
 
 
-def test_rewards_and_credits_in_units_of_their_task_by_hand() -> None:
+def test_rewards_in_units_of_their_task_by_hand() -> None:
     """Spreads within groups: 0.5 for a (0 and 1; 2 and 3); b has none and stays."""
     scores = [scores_of(total, [[total[0]], []]) for total in ([0.0, 1.0], [2.0, 3.0], [0.5, 0.5])]
     scaled = in_task_units(scores, ["a", "a", "b"])
     assert [one.total_G.tolist() for one in scaled] == [[0.0, 2.0], [4.0, 6.0], [0.5, 0.5]]
-    assert [one.credits_GN[0].tolist() for one in scaled] == [[0.0], [4.0], [0.5]]
+    assert [one.decisions_G[0].earned_K.tolist() for one in scaled] == [[0.0], [4.0], [0.5]]

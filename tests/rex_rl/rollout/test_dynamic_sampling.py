@@ -144,12 +144,19 @@ def _until(run: Run, last: int) -> None:
         run.train()
 
 
+def test_the_reward_of_all_groups_is_logged_beside_that_of_those_learned_from() -> None:
+    """Two of five groups earn 0 and are dropped, the other answers 0.3 and 0.4; the next step drops none."""
+    run = Run([0, 3], max_replaced_groups=2).train()
+    logged = [(metrics["reward"], metrics["reward_raw"]) for _, _, metrics in run.log.steps]
+    assert logged == [pytest.approx((0.35, 0.21)), *[pytest.approx((0.35, 0.35))] * (STEPS - 1)]
+
+
 def test_off_is_the_plain_run() -> None:
     """Flat groups stay, each is scored once, nothing new is logged."""
     run = Run(range(4)).train()
     assert run.asked == UIDS[: PROMPTS * STEPS]
     assert run.events.count(("score", PROMPTS)) == STEPS
-    assert "dropped_groups" not in run.log.steps[0][2]
+    assert not {"dropped_groups", "reward_raw"} & set(run.log.steps[0][2])
 
 
 def test_groups_are_scored_once() -> None:
@@ -171,22 +178,17 @@ def test_switched_on_at_a_resume_it_counts_from_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total_G", "credits", "settings", "expected"),
+    ("total_G", "settings", "expected"),
     [
-        ([0.3, 0.1 + 0.2], 0.0, {}, False),
-        ([0.3, 0.4], 0.0, {}, True),
-        ([0.3, np.nan], 0.0, {}, True),
-        ([0.3, 0.3], 0.2, {"advantage": AdvantageConfig(credit="leave_one_out")}, True),
-        ([0.3, 0.3], 0.0, {"advantage": AdvantageConfig(credit="leave_one_out")}, False),
-        ([0.3, 0.3], 0.0, {"max_answer_tokens": 5, "overlong_buffer": 3}, True),
+        ([0.3, 0.1 + 0.2], {}, False),
+        ([0.3, 0.4], {}, True),
+        ([0.3, np.nan], {}, True),
+        ([0.3, 0.3], {"advantage": AdvantageConfig(credit="to_go")}, False),
+        ([0.3, 0.4], {"advantage": AdvantageConfig(credit="to_go")}, True),
+        ([0.3, 0.3], {"max_answer_tokens": 5, "overlong_buffer": 3}, True),
     ],
 )
-def test_what_teaches(total_G: list[float], credits: float, settings: dict, expected: bool) -> None:
-    """A group's spread, credit of its boxes, or a cost of its answers' lengths; a total that is not finite stays."""
-    scores = Scores(
-        total_G=np.array(total_G),
-        terms_G={},
-        credits_GN=(np.array([credits, 0.0]), np.array([0.0])),
-        shapes_G=(fakes.shapes([(0, 1), (1, 2)]), fakes.shapes([(0, 2)])),
-    )
+def test_what_teaches(total_G: list[float], settings: dict, expected: bool) -> None:
+    """A group's spread, or a cost of its answers' lengths; a total that is not finite stays."""
+    scores = Scores(total_G=np.array(total_G), terms_G={}, decisions_G=(), shapes_G=(fakes.shapes(),) * 2)
     assert teaches(fakes.group(lengths=(3, 5)), scores, GrpoConfig(**settings)) == expected

@@ -1,7 +1,8 @@
 """A run's folder: one configuration, stages done once, seconds that add up."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from rex_rl.config.load import Config, dump_config
 from rex_rl.data.records import BadRecord
 from rex_rl.errors import ConfigError
 from rex_rl.run import folder as run_folder
-from rex_rl.run.folder import CONFIG, MODEL, QUARANTINE, STATE, SUMMARY, RunFolder
+from rex_rl.run.folder import CONFIG, MODEL, QUARANTINE, STATE, SUMMARY, RunFolder, write_whole
 from rex_rl.run.log import RunLog
 from rex_rl.run.stopping import StopRequest
 from tests.support import fakes
@@ -35,6 +36,24 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """Fills with what is synced and which names are given, in order."""
+    done: list[tuple[str, Path]] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def note_fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def noting(real: Callable[..., None]) -> Callable[..., None]:
+        return lambda source, target: (real(source, target), done.append(("rename", Path(target))))[0]
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", noting(replace))
+    monkeypatch.setattr(os, "rename", noting(rename))
+    return done
 
 
 @pytest.fixture
@@ -192,6 +211,30 @@ def test_the_state_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         run.end_stage("grpo", {"f1_50": 0.6})
     assert json.loads((run.folder / STATE).read_text())["figures"] == {"sft": {"f1_50": 0.5}}
+
+
+def test_what_is_written_whole_is_on_disk_before_and_after_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text, then the name, then the folder that holds the name."""
+    done = recorded(monkeypatch)
+    write_whole(tmp_path / "a.json", "{}")
+    assert done == [("fsync", tmp_path / "a.json.partial"), ("rename", tmp_path / "a.json"), ("fsync", tmp_path)]
+
+
+def test_the_runs_model_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.open(config_in(tmp_path))
+    run.stage_model("sft").mkdir(parents=True)
+    (run.stage_model("sft") / "model.safetensors").write_text("weights")
+    done = recorded(monkeypatch)
+    run.publish_model("sft")
+    beside = run.folder / f"{MODEL}.partial"
+    assert done == [
+        ("fsync", beside / "model.safetensors"),
+        ("fsync", beside),
+        ("rename", run.folder / MODEL),
+        ("fsync", run.folder),
+    ]
 
 
 def test_checkpoints_lie_below_the_run(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def batch(*, reward: float = 0.5) -> list[TrainGroup]:
     """One group of two answers, the first of which earned `reward`."""
     group = fakes.group("a", (3, 5))
     total_G = np.array([reward, 0.1])
-    scores = Scores(total_G=total_G, terms_G={}, credits_GN=(np.zeros(0),) * 2, shapes_G=(fakes.shapes(),) * 2)
+    scores = Scores(total_G=total_G, terms_G={}, decisions_G=(), shapes_G=(fakes.shapes(),) * 2)
     with np.errstate(invalid="ignore"):
         return train_groups([group], [scores], CONFIG)
 

@@ -19,13 +19,13 @@ def test_the_numbers_of_a_step() -> None:
         Scores(
             total_G=np.array([1.0, 0.0]),
             terms_G={"f1": np.array([1.0, 0.5]), "duplicates": np.array([0.0, 1.0])},
-            credits_GN=(np.zeros(2), np.zeros(0)),
+            decisions_G=(),
             shapes_G=(fakes.shapes([(0, 5), (5, 10)]), fakes.shapes(faults=("truncated",))),
         ),
         Scores(
             total_G=np.array([0.3, 0.1 + 0.2]),
             terms_G={"f1": np.array([0.3, 0.3]), "duplicates": np.zeros(2)},
-            credits_GN=(np.zeros(1), np.zeros(1)),
+            decisions_G=(),
             shapes_G=(fakes.shapes([(0, 5)]), fakes.shapes([(0, 5)])),
         ),
     ]
@@ -62,7 +62,7 @@ def test_a_mixed_step_logs_its_rewards_by_task() -> None:
         replace(fakes.group(name, (1,)), prompt=fakes.prompt(name, task=name)) for name in ("pointing", "ocr_box")
     ]
     scores = [
-        Scores(total_G=np.array([total]), terms_G=terms, credits_GN=(np.zeros(0),), shapes_G=(fakes.shapes(),))
+        Scores(total_G=np.array([total]), terms_G=terms, decisions_G=(), shapes_G=(fakes.shapes(),))
         for total, terms in (
             (1.0, {"f1": np.array([0.5])}),
             (0.0, {"f1": np.array([0.0]), "text_similarity": np.array([0.25])}),

@@ -40,7 +40,7 @@ def truth_of(geometry: str, boxes_N4: np.ndarray = BOXES, labels: tuple[str, ...
 
 
 def scores_of(answers: dict[str, Shapes], truth: Truth, reward: str = "matched") -> dict[str, float]:
-    scores = score_group(list(answers.values()), truth, weights=RewardWeights(), name=reward, credit="none")
+    scores = score_group(list(answers.values()), truth, weights=RewardWeights(), name=reward)
     return dict(zip(answers, scores.total_G.tolist(), strict=True))
 
 
@@ -58,7 +58,7 @@ def test_each_shape_of_the_imperfect_answer_has_a_value_of_about_three_fifths(ge
     """Two thirds of the truths, each with a value of about 0.6: an F1 of about 0.48, and no fault of any other kind."""
     truth = truth_of(geometry)
     honest = imperfect_answer(truth)
-    scores = score_group([honest], truth, weights=RewardWeights(), credit="none")
+    scores = score_group([honest], truth, weights=RewardWeights())
     assert honest.labels == ("cat", "dog", "dog", "cat")
     assert scores.terms_G["f1"][0] == pytest.approx(2 * 0.6 * 4 / 10, abs=0.04)
     assert scores.total_G[0] == scores.terms_G["f1"][0]

@@ -40,15 +40,15 @@ def reward(
 
 
 def test_a_term_is_added_by_its_weight_and_kept_by_its_name() -> None:
-    """The built-in terms and the credits stay what they are."""
-    plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), credit="prefix")
-    scores = RewardRule(reward(weight=-0.5)).score([ANSWERS], [TRUTH], task="detection", credit="prefix")[0]
+    """The built-in terms, and what prefixes earned of them, stay what they are."""
+    plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), prefixes=True)
+    scores = RewardRule(reward(weight=-0.5)).score([ANSWERS], [TRUTH], task="detection", prefixes=True)[0]
     assert scores.terms_G["known"].tolist() == [1.0, 0.5, 1.0]
     assert scores.total_G.tolist() == pytest.approx((plain.total_G - [0.5, 0.25, 0.5]).tolist())
     assert {name: values.tolist() for name, values in scores.terms_G.items() if name != "known"} == {
         name: values.tolist() for name, values in plain.terms_G.items()
     }
-    assert [credits.tolist() for credits in scores.credits_GN] == [credits.tolist() for credits in plain.credits_GN]
+    assert [of.earned_P.tolist() for of in scores.prefixes_G] == [of.earned_P.tolist() for of in plain.prefixes_G]
 
 
 def test_a_task_may_weigh_every_term_its_own_way() -> None:
@@ -67,7 +67,7 @@ def test_a_task_may_weigh_every_term_its_own_way() -> None:
 
 def test_without_terms_of_ones_own_the_reward_is_the_package_s() -> None:
     for name in ("matched", "paper", "official"):
-        plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), name=name, credit="none")
+        plain = score_group(ANSWERS, TRUTH, weights=RewardWeights(), name=name)
         scores = RewardRule(RewardConfig(name=name)).score([ANSWERS], [TRUTH], task="detection")[0]
         assert scores.total_G.tolist() == plain.total_G.tolist()
         assert scores.terms_G.keys() == plain.terms_G.keys()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,52 @@ def refusal(files: tuple[Path, Path], records: list[object], answers: list[objec
     assert error.value.exit_status == 2
     assert "\n" not in str(error.value)
     return str(error.value).replace(f"{files[0].parent}/", "")
+
+
+# Crowds, by the command line.
+
+PEOPLE = [[100, 100, 200, 300], [115, 100, 215, 300]]
+"""IoU 0.74."""
+ROW = [[100 + 5 * i, 100] for i in range(10)]
+NESTED = [[100, 100, 500, 500], [110, 110, 490, 490], [120, 120, 480, 480], [300, 300, 400, 400]]
+
+
+@pytest.mark.parametrize(
+    ("task", "true", "answer", "total", "num_duplicates"),
+    [
+        ("detection", PEOPLE, PEOPLE, 1.0, 0),
+        ("detection", PEOPLE, PEOPLE[:1], 2 / 3, 0),
+        ("detection", PEOPLE, [*PEOPLE, PEOPLE[0]], 4 / 5 - 0.5 / 2 - 0.25 / 2, 1),
+        ("pointing", ROW, ROW, 1.0, 0),
+        ("pointing", ROW, ROW[:1], 2 / 11, 0),
+        ("pointing", ROW, [*ROW, ROW[4]], 20 / 21 - 0.5 / 10 - 0.25 / 10, 1),
+        ("detection", NESTED, NESTED, 1.0, 0),
+        ("detection", NESTED, NESTED[1:], 6 / 7, 0),
+        ("detection", [PEOPLE[0]] * 3, PEOPLE[:1], 1.0, 0),
+        ("detection", [PEOPLE[0]] * 3, [PEOPLE[0]] * 3, 2 / 4 - 0.5 - 0.25, 2),
+    ],
+)
+def test_a_perfect_answer_earns_all_in_a_crowd(
+    files: tuple[Path, Path],
+    rex: Callable[..., tuple[int, str, str]],
+    task: str,
+    true: list[list[int]],
+    answer: list[list[int]],
+    total: float,
+    num_duplicates: int,
+) -> None:
+    """Two people close together, ten points in a row each in a box of its own, nested boxes, one thing annotated three
+    times: the truth earns 1, less of it less, a copy of a part of it less."""
+    things: list[dict[str, Any]] = [{"label": "cat", "bbox": shape} for shape in true]
+    if task == "pointing":
+        things = [{"label": "cat", "point": [x, y], "bbox": [x - 9, y - 9, x + 9, y + 9]} for x, y in true]
+    write(files[0], record("a", *things))
+    write(files[1], {"id": "a", "answer": segment("cat", *answer)})
+    code, out, err = rex("score", "--records", files[0], "--answers", files[1], "--task", task)
+    assert code == 0, err
+    line = json.loads(out)
+    assert line["total"] == pytest.approx(total, abs=1e-9)
+    assert line["num_duplicates"] == num_duplicates
 
 
 # The reward of an answer.
