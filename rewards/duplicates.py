@@ -81,15 +81,15 @@ def nearest_truths(
     """The truth that each of some predictions aims at: that of the largest value.
 
     A tie goes to the likelier text, if texts are compared, then to the truth whose own shape (of points: the true
-    point) is nearest in bins, then to the first by coordinates, then by text. So an exact copy of a truth always aims at that truth:
-    where another has the value 1 for it too (a point in several boxes), only its own lies at distance 0.
+    point) is nearest in bins, then to the first by coordinates, then by text. So an exact copy of a truth always aims
+    at that truth: where another has the value 1 for it too (a point in several boxes), only its own lies at distance 0.
 
     Args:
         shapes: A predictions and B truths.
         wanted_N: places of the predictions that are asked about.
         predicted_L, true_L, value_L: pairs of a prediction and a truth of its label; those of value 0 do not count.
-        likeness_L, text_L: how alike the texts of each pair are, and the true text's place in the alphabet, where labels
-            are recognised text and pairs are of any.
+        likeness_L, text_L: how alike the texts of each pair are, and the true text's place in the alphabet; given
+            where labels are recognised text and pairs are of any.
 
     Returns:
         nearest_A: [A] place of the truth; NOWHERE for a prediction that touches none, or is not wanted.

@@ -28,7 +28,7 @@ class RewardWeights(Section):
     f1: Weight = 1.0
     """One-to-one IoU F1 of the answer."""
     duplicates: Weight = 0.5
-    """Penalty: duplicates beyond the first of a group of near-equal shapes, per true object."""
+    """Penalty: predictions beyond the first of their group of duplicates, per true object."""
     surplus: Weight = 0.25
     """Penalty: predictions beyond the number of true objects, per true object."""
     large: Weight = 0.25

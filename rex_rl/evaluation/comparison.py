@@ -6,7 +6,7 @@ data for as many steps as fit into the run's GRPO wall time at the speed its SFT
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rex_rl.config.load import Config, load_config
@@ -18,7 +18,7 @@ from rex_rl.run.folder import CONFIG, SUMMARY, read_summary
 
 CONTROL_SUFFIX = "-control"
 NUM_BOOTSTRAP = 1000
-COLUMNS = ("f1_miou", "f1_50", "duplicate_rate", "recall_50", "mean_predictions")
+COLUMNS = ("f1_miou", "precision_50", "recall_50", "duplicate_rate", "repeat_rate", "parse_failure_rate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +40,13 @@ class Comparison:
     sft: Mapping[str, float]
     grpo: Mapping[str, float]
     control: Mapping[str, float] | None
-    tasks: tuple[TaskGain, ...]
-    """From the run's samples; empty where a stage has left none."""
+    answers: tuple[Sequence[ImageResult], Sequence[ImageResult]] = field(default=((), ()), repr=False)
+    """Those of the last evaluations of SFT and GRPO, to the same images; empty where a stage has left none."""
+
+    @property
+    def tasks(self) -> tuple[TaskGain, ...]:
+        """The gain in each task."""
+        return gains_by_task(*self.answers)
 
     def gain(self, figure: str) -> float:
         """What GRPO added to a figure."""
@@ -84,20 +89,27 @@ def compare(runs: Sequence[Path]) -> list[Comparison]:
                 sft=figures_of(summary["sft"]),
                 grpo=figures_of(summary["grpo"]),
                 control=figures_of(read_summary(control, "sft")["sft"]) if (control / SUMMARY).is_file() else None,
-                tasks=_task_gains(run),
+                answers=_last_answers(run),
             )
         )
     return found
 
 
-def _task_gains(run: Path) -> tuple[TaskGain, ...]:
-    """What GRPO added in each task, from the answers that both stages' last evaluations left."""
-    answers = [[result for _, result in last_samples(run, stage)] for stage in ("sft", "grpo")]
-    if not all(answers):
-        return ()
-    sft_of, grpo_of = (by_task(results) for results in answers)
-    if _asked(sft_of) != _asked(grpo_of):
+def _last_answers(run: Path) -> tuple[Sequence[ImageResult], Sequence[ImageResult]]:
+    """What the last evaluations of both stages left."""
+    sft, grpo = ([result for _, result in last_samples(run, stage)] for stage in ("sft", "grpo"))
+    if not sft or not grpo:
+        return (), ()
+    if _asked(by_task(sft)) != _asked(by_task(grpo)):
         raise DataError(f"{run / 'samples'}: the last evaluations of sft and grpo are not of the same images")
+    return sft, grpo
+
+
+def gains_by_task(sft: Sequence[ImageResult], grpo: Sequence[ImageResult]) -> tuple[TaskGain, ...]:
+    """What GRPO added in each task, from answers to the same images; nothing without answers."""
+    if not sft:
+        return ()
+    sft_of, grpo_of = by_task(sft), by_task(grpo)
     return tuple(
         TaskGain(
             task=task,
@@ -127,7 +139,7 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
         rows = [("SFT", one.sft), ("GRPO", one.grpo)]
         rows += [("more SFT", one.control)] if one.control is not None else []
         lines += [
-            f"| {one.name} | {stage} | " + " | ".join(_shown(name, figures[name]) for name in COLUMNS) + " |"
+            f"| {one.name} | {stage} | " + " | ".join(f"{100 * figures.get(name, math.nan):.2f} %" for name in COLUMNS) + " |"
             for stage, figures in rows
         ]
     lines += _task_table(comparisons)
@@ -139,12 +151,16 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _task_table(comparisons: Sequence[Comparison]) -> list[str]:
-    """`f1_miou` by task with the interval of its gain; nothing without samples."""
+    """`f1_miou` by task with its gain's interval, of each run and of the images of all; nothing without samples."""
+    named = [(one.name, one.tasks) for one in comparisons]
+    if len(named) > 1 and all(tasks for _, tasks in named):
+        sft, grpo = ([result for one in comparisons for result in one.answers[stage]] for stage in (0, 1))
+        named.append(("all", gains_by_task(sft, grpo)))
     rows = [
-        f"| {one.name} | {of.task} | {of.num_images} | {100 * of.sft:.2f} % | {100 * of.grpo:.2f} % "
+        f"| {name} | {of.task} | {of.num_images} | {100 * of.sft:.2f} % | {100 * of.grpo:.2f} % "
         f"| {100 * (of.grpo - of.sft):+.2f} | {100 * of.interval[0]:+.2f} to {100 * of.interval[1]:+.2f} |"
-        for one in comparisons
-        for of in one.tasks
+        for name, tasks in named
+        for of in tasks
     ]
     head = [
         "",
@@ -152,10 +168,6 @@ def _task_table(comparisons: Sequence[Comparison]) -> list[str]:
         "|---" * 7 + "|",
     ]
     return head + rows if rows else []
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.2f}" if name == "mean_predictions" else f"{100 * value:.2f} %"
 
 
 def _points(gains: Sequence[float]) -> str:

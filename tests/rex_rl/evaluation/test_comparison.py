@@ -10,12 +10,13 @@ import pytest
 from rex_rl.config.load import dump_config, load_config
 from rex_rl.errors import DataError
 from rex_rl.evaluation.comparison import compare, control_config, table
+from rex_rl.evaluation.figures import METRICS
 from rex_rl.evaluation.heldout import write_samples
 from rex_rl.evaluation.image_result import ImageResult
 from rex_rl.run.folder import CONFIG, SUMMARY
 from tests.support import fakes
 
-FIGURES = {"f1_miou": 0.5, "f1_50": 0.6, "duplicate_rate": 0.02, "recall_50": 0.5, "mean_predictions": 12.0}
+FIGURES = {name: 0.5 for name in METRICS} | {"precision_50": 0.6, "duplicate_rate": 0.02}
 
 
 def finished_run(
@@ -75,7 +76,7 @@ def test_a_figure_that_is_undefined_is_shown_as_such(tmp_path: Path) -> None:
     summary = json.loads((run / SUMMARY).read_text())
     summary["grpo"]["duplicate_rate"] = None
     (run / SUMMARY).write_text(json.dumps(summary))
-    assert "| a | GRPO | 50.00 % | 60.00 % | nan % |" in table(compare([run]))[3]
+    assert "| a | GRPO | 50.00 % | 60.00 % | 50.00 % | nan % |" in table(compare([run]))[3]
 
 
 def test_unfinished_runs_are_the_users_mistake(tmp_path: Path) -> None:
@@ -128,3 +129,8 @@ def test_each_tasks_gain_has_its_interval(tmp_path: Path) -> None:
     assert 0 < detection.interval[0] < 0.5 < detection.interval[1]
     assert (layout.sft, layout.grpo, layout.interval) == (0, 0, (0, 0))
     assert "| a | layout | 20 | 0.00 % | 0.00 % | +0.00 | +0.00 to +0.00 |" in table(compared)
+    # The images of several runs together: the same run twice has the same gain, with a narrower interval.
+    lines = table([*compared, replace(compared[0], name="b")])
+    (together,) = [line for line in lines if line.startswith("| all | detection | 40 | 50.00 % | 100.00 % | +50.00 |")]
+    low, high = (float(bound) for bound in together.split("|")[-2].split(" to "))
+    assert 100 * detection.interval[0] < low < 50 < high < 100 * detection.interval[1]
