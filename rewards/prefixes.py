@@ -3,7 +3,6 @@
 Axes: N predicted shapes in the order written, P = N + 1 prefixes, B true shapes.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -63,13 +62,14 @@ def _count(overlaps: Overlaps) -> _Counts:
     """A shape whose best truth is free adds exactly its value: no shape can add more than its best. Only where a truth
     is taken already, or a group changes, is the assignment solved again.
     """
-    earlier: defaultdict[int, list[int]] = defaultdict(list)
-    for pair in overlaps.duplicates_L2.tolist():
-        earlier[max(pair)].append(min(pair))
+    later_L, earlier_L = overlaps.duplicates_L2.max(axis=1), overlaps.duplicates_L2.min(axis=1)
+    order_L = later_L.argsort()
+    ends = later_L[order_L].searchsorted(np.arange(overlaps.num_predicted + 1)).tolist()
+    earlier_L = earlier_L[order_L]
     group_NB, root_N = overlaps.value_NB, np.arange(overlaps.num_predicted)
     totals, duplicates, taken = [0.0], [0], [set[int]()]  # of every prefix
     for shape, (choice, best) in enumerate(zip(overlaps.choice_N.tolist(), overlaps.best_N.tolist(), strict=True)):
-        joined = np.unique(root_N[earlier[shape]])
+        joined = np.unique(root_N[earlier_L[ends[shape] : ends[shape + 1]]])
         total, now_taken = totals[-1], taken[-1]
         if _join(group_NB, root_N, joined, shape) if len(joined) else choice in now_taken:
             total, now_taken = best_assignment(group_NB[: shape + 1])

@@ -306,7 +306,7 @@ class GrpoConfig(OptimiserConfig):
     it); the advantage counts it, the logged `reward` does not; 0: off."""
     max_repeats: Period = 0
     """An answer is stopped while it is written, and counts as truncated, after so many shapes in a row that are each a
-    near-duplicate of an earlier one of their label; 0: off."""
+    near-repeat of an earlier one of their label; 0: off."""
     token_mask: Literal["specials", "none"] = "specials"
     """Ids kept out of sampling in engine and learner: `specials` bars undefined ids and foreign special tokens."""
     max_staleness: Annotated[int, Field(ge=0, le=16)] = 0
@@ -314,8 +314,8 @@ class GrpoConfig(OptimiserConfig):
     max_failed_fraction: Share = 0.1
     """Groups that could not be generated, as a share of those dispatched; more stop the run."""
     max_replaced_groups: Period = 0
-    """Most groups a step that further prompts replace because they teach nothing: all answers earned the same reward,
-    and no credit tells them apart (DAPO's dynamic sampling, arXiv 2503.14476); 0: off."""
+    """Most groups a step that further prompts replace because they teach nothing: all answers earned the same reward
+    (DAPO's dynamic sampling, arXiv 2503.14476); 0: off."""
     advantage: AdvantageConfig = AdvantageConfig()
 
     @model_validator(mode="before")

@@ -139,7 +139,9 @@ def table(comparisons: Sequence[Comparison]) -> list[str]:
         rows = [("SFT", one.sft), ("GRPO", one.grpo)]
         rows += [("more SFT", one.control)] if one.control is not None else []
         lines += [
-            f"| {one.name} | {stage} | " + " | ".join(f"{100 * figures.get(name, math.nan):.2f} %" for name in COLUMNS) + " |"
+            f"| {one.name} | {stage} | "
+            + " | ".join(f"{100 * figures.get(name, math.nan):.2f} %" for name in COLUMNS)
+            + " |"
             for stage, figures in rows
         ]
     lines += _task_table(comparisons)

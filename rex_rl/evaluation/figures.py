@@ -27,6 +27,7 @@ Definitions, for good:
 - A predicted box repeats an earlier one of its label in the same answer where they are near each other: IoU > 0.7,
   points at most 5 bins apart, key points with a mutual OKS > 0.7. Boxes that are near and have the same nearest true
   box, or none, are duplicates (rewards/duplicates.py): in a crowd, right boxes may be near each other.
+  As all figures, this is found in pixels; on the answer grid two true boxes less than a bin apart may look alike.
   `duplicate_rate` = predictions beyond the first of their group of duplicates / predicted boxes over all images,
   whatever the label (0 without predictions); `repeat_rate` the same of those that repeat an earlier one.
 - `large_box_rate` = share of images with a predicted box over 95 % of the image's area.

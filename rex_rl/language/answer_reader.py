@@ -200,8 +200,8 @@ class AnswerReader:
             self.segments.append(Segment(self._begun, self._opened, at, ending))
             self.labels.append(self._label)
             return
-        if self._kinds.find(COMMA, self._opened, at) >= 0:
-            self._remarks.note("stray_tokens", at)
+        if (comma := self._kinds.find(COMMA, self._opened, at)) >= 0:
+            self._remarks.note("stray_tokens", comma)
         if ending is _DELIMITED:
             text = [i for i in range(self._opened, at) if self._kinds[i] == TEXT]
             if self._phrase_of(self._tokens_T[text].tobytes()) == ABSENT:

@@ -17,6 +17,11 @@ import numpy as np
 
 from rex_rl.language.answer_reader import COMMA, COORDINATE, END, SHAPES_END, SHAPES_START, START
 
+MAX_UNSURE = 16
+"""So many shapes that go on behind their last number are looked at one by one in an answer; more are a broken one."""
+MAX_ENTRIES = 64
+"""Decisions of an answer that is JSON, each of which costs a reading of its own."""
+
 
 class Choice(IntEnum):
     """What is decided."""
@@ -61,7 +66,9 @@ def find_points(
     if closes_T is None:
         _mark_segments(kinds_T, is_first_T, choice_T, is_unsure_T, size)
     else:
-        choice_T[1:][closes_T[:-1]] = Choice.LIST
+        num_T = closes_T.cumsum() - closes_T  # braces before each token
+        num_T -= _latest(num_T, is_first_T)
+        choice_T[1:][closes_T[:-1] & (num_T[1:] <= MAX_ENTRIES)] = Choice.LIST
         is_unsure_T |= ~is_first_T
     choice_T[is_first_T] = Choice.LIST
     found = np.flatnonzero(choice_T >= 0)
@@ -82,16 +89,21 @@ def _mark_segments(
     choice_T[before_T == SHAPES_END] = Choice.LIST
     choice_T[(before_T == COMMA) & (within_T != START)] = Choice.PHRASE
     choice_T[(before_T == COMMA) & is_inside_T] = Choice.SHAPE
-    choice_T[before_T == SHAPES_START] = Choice.FIRST
+    opens_T = is_inside_T & ~np.append(False, is_inside_T[:-1])  # a delimiter among shapes is stray and opens nothing
+    choice_T[opens_T] = Choice.FIRST
     if size is None:
         return
-    opens_T = is_inside_T & ~np.append(False, is_inside_T[:-1])  # a delimiter among shapes is stray and opens nothing
     part_T = ((before_T == COMMA) | opens_T | ~is_inside_T).cumsum()
     is_number_T = is_inside_T & (kinds_T == COORDINATE)
     num_before_T = is_number_T.cumsum() - is_number_T
     written_T = num_before_T - num_before_T[np.searchsorted(part_T, part_T)]
     choice_T[is_inside_T & (written_T == size) & (before_T == COORDINATE)] = Choice.MORE
     is_unsure_T |= (choice_T == Choice.MORE) & (np.bincount(part_T, weights=is_number_T)[part_T] > size)
+    # Each costs a reading of its own, so an answer with many such shapes ends in one long decision.
+    is_over_T = is_number_T & (written_T == size)
+    num_over_T = is_over_T.cumsum() - is_over_T
+    num_over_T -= _latest(num_over_T, is_first_T)
+    choice_T[num_over_T > MAX_UNSURE] = -1
 
 
 def _latest(values_T: np.ndarray, is_set_T: np.ndarray) -> np.ndarray:

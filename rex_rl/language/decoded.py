@@ -34,8 +34,11 @@ class Decoded:
 
     def blame(self, fault: str, tokens_F: np.ndarray, tokens_at_G: Sequence[int]) -> None:
         """Add a fault to the answers it stands in; the tokens of each answer begin at `tokens_at_G`."""
-        answers_F = np.searchsorted(tokens_at_G, tokens_F, side="right") - 1
-        for answer, token in zip(answers_F.tolist(), tokens_F.tolist(), strict=True):
+        if not tokens_F.size:
+            return
+        latest_first_F = np.sort(tokens_F)[::-1]
+        answers_F = np.searchsorted(tokens_at_G, latest_first_F, side="right") - 1
+        for answer, token in dict(zip(answers_F.tolist(), latest_first_F.tolist(), strict=True)).items():
             self.remarks_G[answer].note(fault, token)
 
     def shapes(

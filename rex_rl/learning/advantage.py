@@ -15,8 +15,8 @@ from rex_rl.types import Group, ScoredAnswer, Scores, TrainGroup
 STD_FLOOR = 1e-6
 """Answers whose rewards spread less than this earned the same; rewards are of the order of 1."""
 CREDIT_STD_FLOOR = 0.05
-"""Least number that the credit of a group's decisions is divided by: answers that earn the same may differ in what
-their decisions brought, and a smaller divisor would blow that up."""
+"""Least number that the credit of a group's decisions is divided by: answers that earn nearly the same may differ in
+what their decisions brought, and a smaller divisor would blow that up."""
 
 
 def group_advantages(total_G: np.ndarray, *, normalise_std: bool) -> np.ndarray:
@@ -89,6 +89,9 @@ def token_advantages(
         values_of |= zip(places, fit_values([scores_P[place] for place in places]), strict=True)
     rows_PG = []
     for place, (scores, lengths_G) in enumerate(zip(scores_P, lengths_PG, strict=True)):
+        if scores.total_G.std() < STD_FLOOR:  # no decision was better than another
+            rows_PG.append([np.zeros(length) for length in lengths_G])
+            continue
         advantages_GK = decision_advantages(scores, values_of[place], config.credit_lambda)
         unit = max(float(scores.total_G.std()), CREDIT_STD_FLOOR) if config.normalise_std else 1.0
         rows = zip(scores.decisions_G, advantages_GK, lengths_G, strict=True)

@@ -47,26 +47,35 @@ def to_go(earned_K: np.ndarray, value_K: np.ndarray, total: float, decay: float)
     return advantage_K
 
 
-def remainders(scores: Scores) -> np.ndarray:
-    """[R] the reward still to come before every decision of a group's answers, one answer after the other."""
-    return np.concatenate([total - of.earned_K for total, of in zip(scores.total_G, scores.decisions_G, strict=True)])
-
-
 def fit_values(scores_P: Sequence[Scores]) -> list[list[np.ndarray]]:
-    """[P] of [G] of [K]: V before every decision, by ridge regression of the remainders on the decisions' features.
+    """[P] of [G] of [K]: V before every decision: what the group's mean reward leaves, mended by a ridge regression.
 
-    What a group is measured by was fitted on the other groups, so no answer is compared with itself. V is 0 where there
-    is no other group.
+    The regression is of R less the mean on the decisions' features and on what the mean leaves. It is fitted on the
+    other groups; a group whose rewards are not finite is left out. Without another group, V is what the mean leaves.
     """
-    states_P = [np.concatenate([of.state_KF for of in scores.decisions_G]) for scores in scores_P]
-    squares_P = np.stack([state_RF.T @ state_RF for state_RF in states_P])
-    products_P = np.stack([state.T @ remainders(scores) for state, scores in zip(states_P, scores_P, strict=True)])
-    squares, products = squares_P.sum(axis=0), products_P.sum(axis=0)
-    ridge_FF = RIDGE * np.eye(len(products))
-    return [
-        [of.state_KF @ np.linalg.solve(squares - own_FF + ridge_FF, products - own_F) for of in scores.decisions_G]
-        for scores, own_FF, own_F in zip(scores_P, squares_P, products_P, strict=True)
+    hopes_PGK = [[scores.total_G.mean() - of.earned_K for of in scores.decisions_G] for scores in scores_P]
+    features_PG = [
+        [np.column_stack([of.state_KF, hope_K]) for of, hope_K in zip(scores.decisions_G, hopes_GK, strict=True)]
+        for scores, hopes_GK in zip(scores_P, hopes_PGK, strict=True)
     ]
+    sums_P = [_sums(scores, features_G) for scores, features_G in zip(scores_P, features_PG, strict=True)]
+    squares, products = (np.sum(part, axis=0) for part in zip(*sums_P, strict=True))
+    ridge_FF = RIDGE * np.eye(len(products))
+    values_PG = []
+    for (own_FF, own_F), features_G, hopes_GK in zip(sums_P, features_PG, hopes_PGK, strict=True):
+        weights_F = np.linalg.solve(squares - own_FF + ridge_FF, products - own_F)
+        rows = zip(features_G, hopes_GK, strict=True)
+        values_PG.append([hope_K + feature_KF @ weights_F for feature_KF, hope_K in rows])
+    return values_PG
+
+
+def _sums(scores: Scores, features_G: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """([F, F] sums of the features' products, [F] of their products with R less the mean); 0 where R is not finite."""
+    features_RF, lengths_G = np.concatenate(features_G), [len(feature_KF) for feature_KF in features_G]
+    if not np.isfinite(scores.total_G).all():
+        features_RF = np.zeros_like(features_RF)
+    centred_R = np.nan_to_num(scores.total_G - scores.total_G.mean(), posinf=0.0, neginf=0.0).repeat(lengths_G)
+    return features_RF.T @ features_RF, features_RF.T @ centred_R
 
 
 def decision_advantages(scores: Scores, values_GK: Sequence[np.ndarray], decay: float) -> list[np.ndarray]:

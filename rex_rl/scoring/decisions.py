@@ -101,7 +101,7 @@ def decisions_of(
         weights: of the penalties that shapes do not decide; None where the reward has none.
 
     What an answer had earned before a token depends on the tokens before it alone: a fault, a `None` or a shape counts
-    from the token on that shows it.
+    from the token on that shows it; what only the whole answer shows (in JSON, for example) counts at its end.
     """
     starts_K, marks = points.starts_K, shapes.marks
     assert marks is not None, "decode with them"

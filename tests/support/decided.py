@@ -48,6 +48,9 @@ def written(rng: np.random.Generator, record: Record, codec: Codec, vocabulary: 
     ]
     alphabet = [vocabulary.id_of(name) for name in (BOX_END, BOX_START, OBJECT_END, OBJECT_START)]
     alphabet += [*vocabulary.encode(", ,red None blue"), first + 5, first + 9, vocabulary.answer_end_id]
+    stray = [vocabulary.id_of(BOX_START), *vocabulary.encode(",")]
+    for _ in range(int(rng.choice([0, 0, 1]))):  # a delimiter or a comma among shapes
+        tokens.insert(int(rng.integers(len(tokens))), int(rng.choice(stray)))
     for _ in range(int(rng.choice([0, 1, 2, 4]))):
         place = int(rng.integers(len(tokens)))
         piece = tokens[place : place + int(rng.integers(1, 7))] if rng.random() < 0.5 else [int(rng.choice(alphabet))]

@@ -288,7 +288,7 @@ def test_a_million_broken_answers(codec: Codec, vocabulary: Vocabulary) -> None:
 
 
 def test_decoding_takes_microseconds(codec: Codec, vocabulary: Vocabulary) -> None:
-    """Twenty for an answer of fifty tokens on a core of one's own, broken or not; the limit leaves room for others."""
+    """Twenty for an answer of fifty tokens on a core of one's own, broken or not; 45 to 84 with busy neighbours."""
     groups: dict[str, list[np.ndarray]] = {}
     for task, tokens_T in fuzz(np.random.default_rng(2), codec, vocabulary, 2000):
         if task.geometry is Geometry.BOX and not task.reads_text:
@@ -301,7 +301,7 @@ def test_decoding_takes_microseconds(codec: Codec, vocabulary: Vocabulary) -> No
                 codec.decode_group(tokens_G[at : at + 8], task=TASKS[name], categories=("cat",))
         return (time.process_time() - start) / sum(map(len, groups.values()))
 
-    assert min(seconds() for _ in range(5)) < 80e-6
+    assert min(seconds() for _ in range(5)) < 120e-6
 
 
 def require_consistent(shapes: Shapes, num_tokens: int, task: Task) -> None:

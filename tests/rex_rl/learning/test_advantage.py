@@ -75,12 +75,14 @@ def test_without_credit_all_tokens_of_an_answer_share_its_advantage(rewards: lis
 
 
 def test_credit_gives_every_decision_what_followed_it() -> None:
-    """Alone in its step a group has V = 0: R - Phi, less the mean of the rewards at the first decision (0.6 and 0)."""
+    """Alone in its step a group has V = mean - Phi: at lambda 1 the reward less the mean, below it less of that for
+    decisions further from the end, less the mean of the first ones."""
     scores = scores_of([0.6, 0.0], [[0.0, 0.4], [0.0]])
-    config = AdvantageConfig(credit="to_go", normalise_std=False)
-    ((first, second),) = token_advantages([scores], [(5, 4)], ["a"], config)
-    assert first == pytest.approx([0.3] * 3 + [0.2 - 0.3] * 2)
-    assert second == pytest.approx([-0.3] * 4)
+    for decay, mean in ((1.0, 0.0), (0.5, (0.5 * 0.3 - 0.3) / 2)):
+        config = AdvantageConfig(credit="to_go", normalise_std=False, credit_lambda=decay)
+        ((first, second),) = token_advantages([scores], [(5, 4)], ["a"], config)
+        assert first == pytest.approx([decay * 0.3 - mean] * 3 + [0.3 - mean] * 2)
+        assert second == pytest.approx([-0.3 - mean] * 4)
 
 
 def test_a_train_group_keeps_prompt_answers_and_order() -> None:

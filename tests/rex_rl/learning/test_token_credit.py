@@ -1,6 +1,7 @@
 """Credit has the right sign: real answers, real rewards, and a baseline set by hand or fitted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_where_answers_part_their_advantages_differ_as_their_rewards_do(
             record = scene(rng, task)
             tokens_G = [written(rng, record, codec, vocabulary) for _ in range(2)]
             grafted = [
-                np.concatenate([tokens_G[0][: rng.integers(1, tokens_G[0].size)], tokens_T]) for tokens_T in tokens_G
+                np.concatenate([tokens_G[0][: rng.integers(1, tokens_G[0].size + 1)], tokens_T])
+                for tokens_T in tokens_G
             ]
             tokens_G += [
                 tokens_T[: int((tokens_T == vocabulary.answer_end_id).argmax()) + 1 or None] for tokens_T in grafted
@@ -205,20 +207,42 @@ def test_normalising_scales_a_group_by_one_factor(codec: Codec, vocabulary: Voca
 
 
 def test_what_a_group_is_measured_by_was_fitted_on_the_others(codec: Codec, vocabulary: Vocabulary) -> None:
-    """Another reward of its own answers changes nothing in its V; alone it has V 0."""
+    """Other rewards of its own answers, of the same mean, change nothing in its V; alone, its V is what its mean reward
+    leaves: every decision then gets the reward less the mean."""
     rng = np.random.default_rng(7)
     scores_P = []
     for _ in range(6):
         record = scene(rng, "detection")
         scores_P.append(scored(record, [written(rng, record, codec, vocabulary) for _ in range(4)], codec))
     values_PG = fit_values(scores_P)
-    other = Scores(
-        total_G=scores_P[0].total_G + 1, terms_G={}, decisions_G=scores_P[0].decisions_G, shapes_G=scores_P[0].shapes_G
-    )
+    rewards_G = scores_P[0].total_G * [1, -2, 3, -1]
+    other = replace(scores_P[0], total_G=rewards_G - rewards_G.mean() + scores_P[0].total_G.mean())
     changed_PG = fit_values([other, *scores_P[1:]])
     np.testing.assert_allclose(np.concatenate(values_PG[0]), np.concatenate(changed_PG[0]))
     assert not np.allclose(np.concatenate(values_PG[1]), np.concatenate(changed_PG[1]))
-    assert not np.concatenate(fit_values(scores_P[:1])[0]).any()
+    (alone,) = fit_values(scores_P[:1])
+    left = [
+        total - of.earned_K - value_K
+        for total, of, value_K in zip(scores_P[0].total_G, scores_P[0].decisions_G, alone, strict=True)
+    ]
+    assert [np.ptp(left_K) for left_K in left] == pytest.approx([0] * 4, abs=1e-9)
+
+
+def test_a_group_that_earned_the_same_gets_nothing_and_a_broken_reward_stays_its_own(
+    codec: Codec, vocabulary: Vocabulary
+) -> None:
+    """Eight right answers, whatever V says of them; a reward that is not a number makes its own group's alone so."""
+    record = question(2, 4)
+    tokens_T = np.array([*vocabulary.encode(HONEST), vocabulary.answer_end_id])
+    rng = np.random.default_rng(10)
+    other = scene(rng, "detection")
+    tokens_PG = [[tokens_T] * 8, [written(rng, other, codec, vocabulary) for _ in range(8)]]
+    scores_P = [scored(record, tokens_PG[0], codec), scored(other, tokens_PG[1], codec)]
+    assert not np.concatenate(advantages(scores_P, tokens_PG, normalise_std=True)[0]).any()
+    broken = replace(scores_P[0], total_G=np.array([np.nan, *scores_P[0].total_G[1:]]))
+    rows_PG = advantages([broken, scores_P[1], scores_P[1]], [*tokens_PG, tokens_PG[1]])
+    assert np.isnan(np.concatenate(rows_PG[0])).any()
+    assert np.isfinite(np.concatenate(rows_PG[1])).all()
 
 
 def test_the_fitted_baseline_explains_most_of_what_is_still_to_come(codec: Codec, vocabulary: Vocabulary) -> None:
