@@ -1,5 +1,7 @@
 """What an answer stood at before each of its decisions, held against its definition: the reward of the ended answer."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,16 @@ def test_answers_that_agree_so_far_stand_at_the_same(codec: Codec, vocabulary: V
         np.testing.assert_allclose(first.state_KF[:num], second.state_KF[:num], atol=1e-12)
         num_agreed += num
     assert num_agreed > 200
+
+
+def test_a_broken_answer_of_thousands_of_tokens_takes_no_time(codec: Codec, vocabulary: Vocabulary) -> None:
+    """Boxes of five numbers again and again between right ones: each would cost a reading of its own."""
+    record, first = scene(np.random.default_rng(3), "detection"), vocabulary.first_coordinate_id
+    head = vocabulary.encode("<|object_ref_start|>red<|object_ref_end|><|box_start|>")
+    comma, box = vocabulary.encode(","), [first, first, first + 60, first + 60]
+    tokens_T = np.array([*head, *([*box, first, *comma, *box, *comma] * 372)])
+    assert tokens_T.size > 4000
+    start = time.process_time()
+    (decisions, *_) = scored(record, [tokens_T] * 4, codec).decisions_G
+    assert time.process_time() - start < 8  # it takes one or two
+    assert decisions.starts_K.size < 200
