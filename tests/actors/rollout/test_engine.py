@@ -66,9 +66,9 @@ def test_a_failed_step_costs_its_answers_and_nothing_else(pool: RolloutPool, pro
 def test_answers_that_loop_end_alone(pool: RolloutPool, prompts: list[Prompt], tiny_model: Path) -> None:
     """Each ends at the token that decides it and keeps all before; other answers, of its group too, are unchanged."""
     vocabulary, limit, worker = load_vocabulary(tiny_model), 2, only_worker(pool)
-    free = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=20, seed=1)
+    free = Sampling(num_answers=NUM_ANSWERS, temperature=1.0, max_tokens=40, seed=1)
     # Each about as likely, as the weights are random.
-    ray.get(worker.say_only.remote("<5>", "<|box_start|>", "<|box_end|>"))
+    ray.get(worker.say_only.remote("<5>", "<|box_start|>"))
     groups: list[tuple[tuple[Answer, ...], tuple[Answer, ...]]] = []
     for sampling in (free, replace(free, num_answers=1)):
         watched = answered(pool, prompts[:4], replace(sampling, max_repeats=limit))
