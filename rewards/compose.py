@@ -31,6 +31,9 @@ from rewards.terms import count_error, is_malformed, is_truncated, rejection, sh
 from rewards.text import text_similarity
 from rewards.truth import Truth
 
+_RewardOf = Callable[[IntArray], float]
+"""Reward of the shapes at these indices alone."""
+
 
 def score_group(
     predicted_G: Sequence[Predictions],
@@ -148,10 +151,6 @@ def _beside_truths(
 ) -> list[tuple[Predictions, Truth]]:
     """[G] every answer and the truth of its prompt."""
     return [(one, truth) for predicted_G, truth in zip(predicted_PG, truth_P, strict=True) for one in predicted_G]
-
-
-_RewardOf = Callable[[IntArray], float]
-"""Reward of the shapes at these indices alone."""
 
 
 def _under_formula(prefixes: Prefixes, reward_of: _RewardOf) -> Prefixes:

@@ -126,11 +126,10 @@ def _match(result: ImageResult, iou_AB: np.ndarray, threshold: float) -> np.ndar
         is_inside_M = free_AB[predicted_M, truth_M] > 0
         truth_of_predicted_A[predicted_M[is_inside_M]] = truth_M[is_inside_M]
         return truth_of_predicted_A
-    apart_AB = distances(result)
     for a, free_B in enumerate(free_AB):
-        best = free_B.max()
-        if best > 0:
-            b = int(np.where(free_B == best, apart_AB[a], np.inf).argmin())
+        if free_B.max() > 0:
+            tied = np.flatnonzero(free_B == free_B.max())
+            b = tied[0] if len(tied) == 1 else tied[distances(result)[a, tied].argmin()]  # ties are rare
             truth_of_predicted_A[a] = b
             free_AB[:, b] = 0.0
     return truth_of_predicted_A

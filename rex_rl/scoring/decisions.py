@@ -34,10 +34,11 @@ def decide(
     Where later tokens change what decoding says of those before, it is asked about the answer that ended there.
     """
     weights = rule.weights_of(task.name)
+    points = iter(codec.decision_points([answer.tokens_T for group in groups for answer in group.answers], task=task))
     decisions_PG = []
     for group, shapes_G, scores, truth in zip(groups, shapes_PG, scores_P, truth_P, strict=True):
         tokens_G = [answer.tokens_T for answer in group.answers]
-        points_G = codec.decision_points(tokens_G, task=task)
+        points_G = [next(points) for _ in tokens_G]
         odds = Odds.of(shapes_G, scores.prefixes_G, truth)
         rows = zip(shapes_G, points_G, scores.prefixes_G, strict=True)
         decisions_G = [decisions_of(*row, truth, odds, weights) for row in rows]
@@ -146,7 +147,7 @@ def _reachable(
     odds: Odds,
     shape_K: np.ndarray,
 ) -> np.ndarray:
-    """[K, F] what is left to find, as the F1 that finding it would add, by the choice at hand; and what is lost.
+    """[K, F] what is left to find, as the F1 that finding it would add, by the choice at hand; and what was found.
 
     Answers are written by first coordinate within a list: truths that lie before the last shape are passed over. So a
     list has truths ahead and passed, an answer lists to come and lists that are done.

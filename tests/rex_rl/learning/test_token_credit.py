@@ -25,6 +25,18 @@ def parting_of(first_T: np.ndarray, second_T: np.ndarray) -> int | None:
     return int(differs_T.argmax()) if differs_T.any() else None
 
 
+def groups_of(
+    rng: np.random.Generator, codec: Codec, vocabulary: Vocabulary, tasks: Sequence[str], *, num_answers: int = 4
+) -> tuple[list[list[np.ndarray]], list[Scores]]:
+    """A step's answers to a scene of each task, and their scores."""
+    tokens_PG, scores_P = [], []
+    for task in tasks:
+        record = scene(rng, task)
+        tokens_PG.append([written(rng, record, codec, vocabulary) for _ in range(num_answers)])
+        scores_P.append(scored(record, tokens_PG[-1], codec))
+    return tokens_PG, scores_P
+
+
 def advantages(
     scores_P: Sequence[Scores], tokens_PG: Sequence[Sequence[np.ndarray]], **facts: object
 ) -> list[list[np.ndarray]]:
@@ -72,12 +84,7 @@ def test_where_answers_part_their_advantages_differ_as_their_rewards_do(
 def test_the_mean_at_the_first_decision_is_zero_and_every_token_has_one_decision(
     codec: Codec, vocabulary: Vocabulary, decay: float
 ) -> None:
-    rng = np.random.default_rng(4)
-    tokens_PG, scores_P = [], []
-    for task in TASKS_TRIED[:4] * 5:
-        record = scene(rng, task)
-        tokens_PG.append([written(rng, record, codec, vocabulary) for _ in range(4)])
-        scores_P.append(scored(record, tokens_PG[-1], codec))
+    tokens_PG, scores_P = groups_of(np.random.default_rng(4), codec, vocabulary, TASKS_TRIED[:4] * 5)
     for tokens_G, scores, rows_G in zip(
         tokens_PG, scores_P, advantages(scores_P, tokens_PG, credit_lambda=decay), strict=True
     ):
@@ -168,12 +175,9 @@ def test_with_a_fitted_baseline_the_worse_decision_lies_below_too(
     tokens_G = [np.array([*vocabulary.encode(text), vocabulary.answer_end_id]) for text in (HONEST, WORSE[worse])]
     own_G = [tokens_G[0]] * 6 + [tokens_G[1]] * 2
     rng = np.random.default_rng(5)
-    tokens_PG, scores_P = [own_G], [scored(record, own_G, codec)]
-    for _ in range(15):
-        other = scene(rng, "detection")
-        tokens_PG.append([written(rng, other, codec, vocabulary) for _ in range(8)])
-        scores_P.append(scored(other, tokens_PG[-1], codec))
-    rows_G = advantages(scores_P, tokens_PG, credit_lambda=decay)[0]
+    others_PG, other_scores_P = groups_of(rng, codec, vocabulary, ["detection"] * 15, num_answers=8)
+    scores_P = [scored(record, own_G, codec), *other_scores_P]
+    rows_G = advantages(scores_P, [own_G, *others_PG], credit_lambda=decay)[0]
     at = parting_of(*tokens_G)
     assert rows_G[0][at] > rows_G[-1][at]
 
@@ -193,12 +197,7 @@ def test_the_third_box_is_praised_where_going_on_pays(codec: Codec, vocabulary: 
 
 def test_normalising_scales_a_group_by_one_factor(codec: Codec, vocabulary: Vocabulary) -> None:
     """So credit is never inert: what it is among an answer's tokens it stays. The factor is bounded."""
-    rng = np.random.default_rng(6)
-    tokens_PG, scores_P = [], []
-    for _ in range(12):
-        record = scene(rng, "detection")
-        tokens_PG.append([written(rng, record, codec, vocabulary) for _ in range(4)])
-        scores_P.append(scored(record, tokens_PG[-1], codec))
+    tokens_PG, scores_P = groups_of(np.random.default_rng(6), codec, vocabulary, ["detection"] * 12)
     raw_PG, scaled_PG = (advantages(scores_P, tokens_PG, normalise_std=on, credit_lambda=0.95) for on in (False, True))
     for scores, raw_G, scaled_G in zip(scores_P, raw_PG, scaled_PG, strict=True):
         raw_T, scaled_T = np.concatenate(raw_G), np.concatenate(scaled_G)
@@ -209,11 +208,7 @@ def test_normalising_scales_a_group_by_one_factor(codec: Codec, vocabulary: Voca
 def test_what_a_group_is_measured_by_was_fitted_on_the_others(codec: Codec, vocabulary: Vocabulary) -> None:
     """Other rewards of its own answers, of the same mean, change nothing in its V; alone, its V is what its mean reward
     leaves: every decision then gets the reward less the mean."""
-    rng = np.random.default_rng(7)
-    scores_P = []
-    for _ in range(6):
-        record = scene(rng, "detection")
-        scores_P.append(scored(record, [written(rng, record, codec, vocabulary) for _ in range(4)], codec))
+    _, scores_P = groups_of(np.random.default_rng(7), codec, vocabulary, ["detection"] * 6)
     values_PG = fit_values(scores_P)
     rewards_G = scores_P[0].total_G * [1, -2, 3, -1]
     other = replace(scores_P[0], total_G=rewards_G - rewards_G.mean() + scores_P[0].total_G.mean())
@@ -235,9 +230,9 @@ def test_a_group_that_earned_the_same_gets_nothing_and_a_broken_reward_stays_its
     record = question(2, 4)
     tokens_T = np.array([*vocabulary.encode(HONEST), vocabulary.answer_end_id])
     rng = np.random.default_rng(10)
-    other = scene(rng, "detection")
-    tokens_PG = [[tokens_T] * 8, [written(rng, other, codec, vocabulary) for _ in range(8)]]
-    scores_P = [scored(record, tokens_PG[0], codec), scored(other, tokens_PG[1], codec)]
+    others_PG, other_scores_P = groups_of(rng, codec, vocabulary, ["detection"], num_answers=8)
+    tokens_PG = [[tokens_T] * 8, *others_PG]
+    scores_P = [scored(record, tokens_PG[0], codec), *other_scores_P]
     assert not np.concatenate(advantages(scores_P, tokens_PG, normalise_std=True)[0]).any()
     broken = replace(scores_P[0], total_G=np.array([np.nan, *scores_P[0].total_G[1:]]))
     rows_PG = advantages([broken, scores_P[1], scores_P[1]], [*tokens_PG, tokens_PG[1]])
@@ -247,11 +242,7 @@ def test_a_group_that_earned_the_same_gets_nothing_and_a_broken_reward_stays_its
 
 def test_the_fitted_baseline_explains_most_of_what_is_still_to_come(codec: Codec, vocabulary: Vocabulary) -> None:
     """On groups it was not fitted on: the spread of what is left, R - Phi - V, is well under that of R - Phi."""
-    rng = np.random.default_rng(8)
-    scores_P = []
-    for _ in range(32):
-        record = scene(rng, "detection")
-        scores_P.append(scored(record, [written(rng, record, codec, vocabulary) for _ in range(4)], codec))
+    _, scores_P = groups_of(np.random.default_rng(8), codec, vocabulary, ["detection"] * 32)
     values_PG = fit_values(scores_P)
     raw, left = [], []
     for scores, values_G in zip(scores_P, values_PG, strict=True):
